@@ -1,0 +1,220 @@
+# paramd: build, test, install.
+#
+#   make                 programs into build/
+#   make demo            installs what is missing (Debian, Ubuntu), builds, trains a small model
+#   make test            the same, then all tests
+#   make BUILD=debug     into build/debug; likewise BUILD=asan, BUILD=tsan
+#   make ARCH=-march=native
+#   make V=1             shows the commands
+#
+# One file, not recursive. Sources are found by wildcard; a program is built when its main.c is there.
+
+VERSION := 0.1.0
+PREFIX ?= /usr/local
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+BUILD ?= release
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+# ---- what is built where ------------------------------------------------------------------------------
+
+ifeq ($(BUILD),release)
+B := build
+else ifneq ($(filter $(BUILD),debug asan tsan),)
+B := build/$(BUILD)
+else
+$(error BUILD is '$(BUILD)'; it can be release, debug, asan or tsan)
+endif
+
+COMMON_C := $(wildcard common/*.c common/model/*.c)
+DAEMON_C := $(filter-out %/main.c,$(wildcard server/*.c worker/*.c))
+CLI_C := $(filter-out %/main.c,$(wildcard cli/*.c))
+PROTO := $(wildcard proto/*.proto)
+TEST_C := $(wildcard tests/unit/test_*.c tests/sim/test_*.c)
+SUPPORT_C := $(filter-out $(TEST_C),$(wildcard tests/support/*.c tests/sim/*.c))
+BENCH_C := $(wildcard tests/bench/bench_*.c)
+MAIN_C := $(wildcard server/main.c worker/main.c cli/main.c)
+
+GEN_C := $(PROTO:%.proto=$(B)/gen/%.pb-c.c)
+GEN_H := $(GEN_C:.c=.h)
+GEN_O := $(PROTO:%.proto=$(B)/obj/%.pb-c.o)
+
+objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
+LIB := $(B)/libparamd.a
+LIB_CLI := $(B)/libparamctl.a
+LIB_SUPPORT := $(B)/libtestsupport.a
+
+PROGRAMS := $(patsubst cli/main.c,$(B)/paramctl,\
+            $(patsubst worker/main.c,$(B)/paramd-worker,\
+            $(patsubst server/main.c,$(B)/paramd-server,$(MAIN_C))))
+TESTS := $(addprefix $(B)/tests/,$(notdir $(TEST_C:.c=)))
+BENCHES := $(addprefix $(B)/bench/,$(notdir $(BENCH_C:.c=)))
+
+# ---- flags --------------------------------------------------------------------------------------------
+
+ifeq ($(shell uname -m),x86_64)
+ARCH ?= -march=x86-64-v3
+else
+ARCH ?=
+endif
+
+CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+AR := $(if $(filter default,$(origin AR)),gcc-ar,$(AR))
+PKG := libprotobuf-c libuv yaml-0.1 openblas libzstd zlib jansson libcrypto
+pkg_config = $(shell pkg-config $(1) 2>/dev/null)
+
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
+        -Wundef -Wformat=2 -Wno-unused-parameter
+# No contraction: a multiply and an add that the compiler fuses in a vector loop but not in its tail
+# would let the bits of a result depend on where an array was cut. Kernels call fmaf() where they want it.
+# For the same reason never -ffast-math.
+FLOAT := -fno-math-errno -fno-trapping-math -ffp-contract=off
+
+ifeq ($(BUILD),release)
+OPTIMIZE := -O2 -g -ftrivial-auto-var-init=zero
+OPTIMIZE_HOT := -O3 -g
+HARDEN := -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection \
+          $(if $(filter x86_64,$(shell uname -m)),-fcf-protection)
+else
+OPTIMIZE := $(if $(filter debug,$(BUILD)),-Og,-O1) -g3 -fno-omit-frame-pointer
+OPTIMIZE_HOT := $(OPTIMIZE)
+HARDEN := -fstack-protector-strong
+endif
+SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZE_tsan := -fsanitize=thread
+SANITIZE := $(SANITIZE_$(BUILD))
+
+BASE := -std=gnu11 -D_GNU_SOURCE -fPIE $(ARCH) $(FLOAT) $(HARDEN) $(SANITIZE) $(CFLAGS_EXTRA)
+INCLUDE := -I. -I$(B)/gen $(call pkg_config,--cflags $(PKG))
+DEFINE := -DPARAMD_VERSION='"$(VERSION)"'
+LDFLAGS_ALL := -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANITIZE) $(LDFLAGS)
+# gRPC's own pkg-config file names a hundred libraries; the C core needs these two.
+LIBS := -lgrpc -lgpr $(call pkg_config,--libs $(PKG)) -lpthread -lm
+LIBS_TEST := $(or $(call pkg_config,--libs cmocka),-lcmocka)
+
+# Inner loops: optimized harder, and their scratch arrays are not cleared.
+HOT_C := $(wildcard worker/compute_*.c worker/kernel*.c server/table.c server/optimizer*.c server/dense.c)
+
+# ---- rules --------------------------------------------------------------------------------------------
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
+
+.PHONY: all tests benches demo run-demo test run-test bench lint format install clean docs deps FORCE
+
+all: $(LIB) $(PROGRAMS)
+tests: all $(TESTS)
+benches: all $(BENCHES)
+
+# Objects are made again when the compiler or a flag changes.
+$(B)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo "$(CC) $(BASE) $(OPTIMIZE) $(OPTIMIZE_HOT) $(WARN) $(VERSION)" | cmp -s - $@ || \
+	    echo "$(CC) $(BASE) $(OPTIMIZE) $(OPTIMIZE_HOT) $(WARN) $(VERSION)" > $@
+
+$(call objects,$(HOT_C)): private OPTIMIZE := $(OPTIMIZE_HOT)
+
+$(B)/obj/%.o: %.c $(B)/flags | $(GEN_H)
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE) $(OPTIMIZE) $(WARN) $(DEFINE) $(INCLUDE) -MMD -MP -c -o $@ $<
+
+$(B)/obj/%.pb-c.o: $(B)/gen/%.pb-c.c $(B)/flags | $(GEN_H)
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE) $(OPTIMIZE) -w $(INCLUDE) -MMD -MP -c -o $@ $<
+
+$(B)/gen/%.pb-c.c $(B)/gen/%.pb-c.h: %.proto
+	$(call say,PROTO,$<)
+	@mkdir -p $(B)/gen
+	$(Q)protoc-c --c_out=$(B)/gen $<
+
+define archive
+$(call say,AR,$@)
+@rm -f $@
+$(Q)$(AR) rcs $@ $^
+endef
+
+$(LIB): $(call objects,$(COMMON_C) $(DAEMON_C)) $(GEN_O)
+	$(archive)
+$(LIB_CLI): $(call objects,$(CLI_C))
+	$(archive)
+$(LIB_SUPPORT): $(call objects,$(SUPPORT_C))
+	$(archive)
+
+define link
+$(call say,LINK,$@)
+@mkdir -p $(@D)
+$(Q)$(CC) $(BASE) $(LDFLAGS_ALL) -o $@ $(filter %.o %.a,$^)
+endef
+
+$(B)/paramd-server: $(B)/obj/server/main.o $(LIB)
+	$(link) $(LIBS)
+$(B)/paramd-worker: $(B)/obj/worker/main.o $(LIB)
+	$(link) $(LIBS)
+$(B)/paramctl: $(B)/obj/cli/main.o $(LIB_CLI) $(LIB)
+	$(link) $(LIBS)
+$(B)/tests/%: $(B)/obj/tests/unit/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
+	$(link) $(LIBS_TEST) $(LIBS)
+$(B)/tests/%: $(B)/obj/tests/sim/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
+	$(link) $(LIBS_TEST) $(LIBS)
+$(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
+	$(link) $(LIBS)
+
+.SECONDARY:
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+
+# ---- what people run ----------------------------------------------------------------------------------
+
+# The packages come first, in a make of their own: this one has already asked a pkg-config that may have
+# been missing.
+deps:
+	deploy/install-deps.sh
+demo:
+	deploy/install-deps.sh
+	$(MAKE) run-demo
+test:
+	deploy/install-deps.sh
+	$(MAKE) run-test
+
+run-demo: all
+	$(B)/paramctl run -f conf/demo.yaml --fresh
+run-test: tests
+	tests/run.sh $(B)
+
+bench: benches
+	$(Q)for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+
+SOURCES = $(shell find common server worker cli tests -name '*.[ch]' 2>/dev/null)
+
+lint:
+	tests/layers.sh
+	@awk 'length($$0) > 100 { print FILENAME ":" FNR ": " length($$0) " columns"; bad = 1 } \
+	      FNR == 601 { print FILENAME ": more than 600 lines"; bad = 1 } END { exit bad }' $(SOURCES)
+	@if command -v cppcheck >/dev/null; then cppcheck --quiet --error-exitcode=1 --std=c11 -I. \
+	    --enable=warning,portability --inline-suppr common server worker cli; \
+	    else echo "lint: cppcheck is not installed; skipped"; fi
+
+format:
+	clang-format -i $(SOURCES)
+
+# The opening comment of every header, one after the other: a tour of the modules.
+docs: $(B)/docs/modules.txt
+$(B)/docs/modules.txt: $(wildcard common/*.h common/model/*.h server/*.h worker/*.h cli/*.h)
+	@mkdir -p $(@D)
+	$(Q)for h in $^; do awk '/^ \*\//{exit} /^ \*/{sub(/^ \* ?/, ""); print}' $$h; echo; done > $@
+	@echo "docs: $@"
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/paramd $(DESTDIR)$(SYSCONFDIR)/paramd
+	$(foreach p,$(PROGRAMS),install -m 755 $(p) $(DESTDIR)$(PREFIX)/bin/ &&) true
+	$(foreach f,$(wildcard conf/*.yaml),install -m 644 $(f) $(DESTDIR)$(SYSCONFDIR)/paramd/ &&) true
+	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/paramd/
+	$(if $(wildcard deploy/systemd/*),install -d $(DESTDIR)$(PREFIX)/lib/systemd/system)
+	$(foreach f,$(wildcard deploy/systemd/*.service deploy/systemd/*.target),\
+	    install -m 644 $(f) $(DESTDIR)$(PREFIX)/lib/systemd/system/ &&) true
+
+clean:
+	rm -rf build
