@@ -12,4 +12,7 @@
 /* Continues `crc` (0 to start) over `size` bytes. crc32c(crc32c(0, a), b) == crc32c(0, ab). */
 uint32_t crc32c(uint32_t crc, const void *data, size_t size);
 
+/* The same by tables: what processors without the instruction run. */
+uint32_t crc32c_portable(uint32_t crc, const void *data, size_t size);
+
 #endif
