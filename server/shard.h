@@ -7,7 +7,9 @@
  * that of server/table and server/dense, arithmetic that of server/optimizer.
  *
  * Threads  all functions from the owner thread, but shard_create().
- * Errors   a bad request is answered in its reply; an enum err from here means that the shard cannot go on.
+ * Errors   a malformed request is handed back through shard_reply with its code and err_text(); a request that
+ *          must fail the job (a non-finite gradient, an irreproducible push) is answered FAILED, and notify()
+ *          tells SHARD_FAILED.
  */
 #ifndef PARAMD_SERVER_SHARD_H
 #define PARAMD_SERVER_SHARD_H
@@ -63,8 +65,12 @@ void shard_destroy(struct shard *s);         /* answers what it holds NOT_FORMED
 /* The initial state, an implicit checkpoint of step 0, or what a snapshot reader feeds in (server/snapshot). */
 void shard_begin(struct shard *s, uint64_t version);
 
-/* `reply(context, chain)` is called once, now or later, on the owner thread; the chain's slices move. */
-typedef void (*shard_reply)(void *context, struct chain *reply);
+/*
+ * Called once, now or later, on the owner thread. ERR_NONE: `reply` is the encoded reply, whose slices move. Else
+ * the request was malformed and changed nothing: `reply` is empty, and the call is answered RPC_INVALID with
+ * err_text().
+ */
+typedef void (*shard_reply)(void *context, enum err code, struct chain *reply);
 /* Takes over `request` (slices moved). now_ms: monotonic. */
 void shard_push_pull(struct shard *s, struct chain *request, shard_reply reply, void *context, uint64_t now_ms);
 void shard_resume(struct shard *s, struct chain *request, shard_reply reply, void *context);
