@@ -1,0 +1,70 @@
+/*
+ * network.h - a model's forward and backward pass over one batch, written once over worker/compute.h.
+ *
+ * The trainer gives the values that were pulled and gets the gradients to push. Loss and gradient are sums of
+ * weight × (loss, gradient) over the batch; nobody divides here (PROTOCOL.md 4).
+ *
+ * Shapes   rows[t]: float[batch->tables[t].key_count][schema->tables[t].dim]; row_gradients[t] the same.
+ *          dense[p], dense_gradients[p]: float[schema->dense[p].count].
+ *          logits: float[n][output_width].
+ * Bits     the result depends on the batch and the values alone, not on the number of threads: work is split
+ *          by fixed numbers of rows, and partial sums are added in order.
+ * Memory   all scratch is allocated by network_create() for max_examples and grown only when a batch has more
+ *          terms than any before.
+ * Threads  one caller; the pool's threads work within a call.
+ */
+#ifndef PARAMD_WORKER_NETWORK_H
+#define PARAMD_WORKER_NETWORK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/model.h"
+#include "common/pool.h"
+#include "worker/batch.h"
+
+struct network;
+struct compute;                      /* worker/compute.h: the table of operations of a backend */
+
+struct network_options {
+    const struct model *model;       /* borrowed */
+    const struct compute *compute;   /* compute_cpu() */
+    struct pool *pool;               /* borrowed; NULL: this thread alone */
+    uint32_t max_examples;
+    uint64_t seed;                   /* of dropout */
+};
+enum err network_create(const struct network_options *o, struct network **out) MUST_CHECK;
+void network_destroy(struct network *n);
+
+struct network_values {
+    const float *const *rows;
+    const float *const *dense;
+};
+struct network_gradients {
+    float *const *rows;
+    float *const *dense;
+};
+
+/* Forward only; dropout off. logits_out: float[n][output_width] of the caller. */
+enum err network_infer(struct network *n, const struct batch *b, const struct network_values *values,
+                       float *logits_out) MUST_CHECK;
+/*
+ * Forward and backward. `first_example`: this rank's first example of the step in the whole step's numbering,
+ * for dropout masks that do not depend on the cluster. *loss_out = Σ weight × loss, in double, in order.
+ * *finite_out = false when any gradient is not finite (then nothing may be pushed).
+ */
+enum err network_train(struct network *n, const struct batch *b, uint64_t first_example,
+                       const struct network_values *values, const struct network_gradients *gradients,
+                       float *logits_out, double *loss_out, bool *finite_out) MUST_CHECK;
+
+/* Clips to `norm` (0: not): squares summed in double, tables then dense, in order. Returns the norm found. */
+double network_clip(const struct model *m, const struct batch *b, const struct network_gradients *gradients,
+                    double norm);
+
+/* loss(label, logits), and prediction: probability, number or class probabilities from logits. */
+double network_loss(const struct model *m, const float *logits, float label);
+void network_predict(const struct model *m, const float *logits, float *prediction /* [output_width] */);
+
+const struct compute *compute_cpu(void);
+
+#endif
