@@ -1,0 +1,52 @@
+#include "common/sha256.h"
+
+#include <openssl/evp.h>
+
+#include "common/check.h"
+#include "common/mem.h"
+
+struct sha256 {
+    EVP_MD_CTX *context;
+};
+
+struct sha256 *sha256_create(void)
+{
+    struct sha256 *s = must_alloc(sizeof *s);
+    s->context = EVP_MD_CTX_new();
+    CHECK(s->context != NULL);
+    CHECK(EVP_DigestInit_ex(s->context, EVP_sha256(), NULL) == 1);
+    return s;
+}
+
+void sha256_update(struct sha256 *s, const void *data, size_t size)
+{
+    CHECK(EVP_DigestUpdate(s->context, data, size) == 1);
+}
+
+void sha256_finish(struct sha256 *s, char hex[SHA256_HEX_SIZE])
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+    CHECK(EVP_DigestFinal_ex(s->context, digest, &size) == 1 && size == 32);
+    for (unsigned int i = 0; i < size; i++) {
+        hex[2 * i] = "0123456789abcdef"[digest[i] >> 4];
+        hex[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
+    }
+    hex[SHA256_HEX_SIZE - 1] = '\0';
+    sha256_destroy(s);
+}
+
+void sha256_destroy(struct sha256 *s)
+{
+    if (s == NULL)
+        return;
+    EVP_MD_CTX_free(s->context);
+    mem_free(s);
+}
+
+void sha256_hex(const void *data, size_t size, char hex[SHA256_HEX_SIZE])
+{
+    struct sha256 *s = sha256_create();
+    sha256_update(s, data, size);
+    sha256_finish(s, hex);
+}
