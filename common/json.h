@@ -1,5 +1,8 @@
 /*
- * json.h - JSON in and out. Walls off jansson.
+ * json.h - JSON in and out.
+ *
+ * Our own, as libjansson exports json_object(), json_array() and json_null() too, and a program's symbols
+ * take the place of a shared library's.
  *
  * A struct json is a tree with one owner at its root: json_destroy() of the root frees all; values handed
  * out by json_get() and json_at() are borrowed; json_set() and json_push() take ownership. Objects keep the
@@ -7,6 +10,8 @@
  * 64-bit hashes travel as text. Numbers are written with the shortest digits that read back the same.
  *
  * Threads  a tree belongs to one thread at a time.
+ * Errors   building and parsing CHECK memory, which is in proportion to the input.
+ * Sources  RFC 8259, RFC 3629 (UTF-8, required).
  */
 #ifndef PARAMD_COMMON_JSON_H
 #define PARAMD_COMMON_JSON_H

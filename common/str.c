@@ -189,6 +189,27 @@ enum err str_parse_f64(struct span text, double *out)
     return ERR_NONE;
 }
 
+size_t str_utf8_length(struct span text)
+{
+    const uint8_t *b = (const uint8_t *)text.data;
+    if (text.size == 0)
+        return 0;
+    if (b[0] < 0x80)
+        return 1;
+    size_t length = b[0] >= 0xf0 ? 4 : b[0] >= 0xe0 ? 3 : 2;
+    if (b[0] < 0xc2 || b[0] > 0xf4 || text.size < length)
+        return 0;
+    for (size_t i = 1; i < length; i++) {
+        if ((b[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    /* Longer than needed, a surrogate, or above U+10FFFF. */
+    if ((b[0] == 0xe0 && b[1] < 0xa0) || (b[0] == 0xed && b[1] > 0x9f) ||
+        (b[0] == 0xf0 && b[1] < 0x90) || (b[0] == 0xf4 && b[1] > 0x8f))
+        return 0;
+    return length;
+}
+
 /* Matches one character against the set that begins after '['; returns the place after ']', or NULL. */
 static const char *match_set(const char *set, char c, bool *matches)
 {

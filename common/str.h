@@ -45,6 +45,9 @@ enum err str_parse_u64(struct span text, uint64_t *out) MUST_CHECK;
 enum err str_parse_i64(struct span text, int64_t *out) MUST_CHECK;
 enum err str_parse_f64(struct span text, double *out) MUST_CHECK;   /* also "1e-3"; not nan, inf, hex */
 
+/* Bytes of the UTF-8 sequence (RFC 3629) that `text` begins with; 0: empty, or not valid. */
+size_t str_utf8_length(struct span text);
+
 bool str_glob_match(const char *pattern, const char *text);         /* * ? and [abc] */
 
 /* Of `candidates` (NULL-terminated) the one nearest to `text` by edit distance, or NULL if none is near. */
