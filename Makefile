@@ -62,7 +62,7 @@ endif
 
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 AR := $(if $(filter default,$(origin AR)),gcc-ar,$(AR))
-PKG := libprotobuf-c libuv yaml-0.1 openblas libzstd zlib jansson libcrypto
+PKG := libprotobuf-c libuv yaml-0.1 openblas libzstd zlib libcrypto
 pkg_config = $(shell pkg-config $(1) 2>/dev/null)
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \

@@ -24,7 +24,11 @@ void loop_destroy(struct loop *l);                 /* after loop_run() returned;
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l);
 
-/* Runs `callback` on the loop's thread. ERR_LIMIT when 4096 are waiting; ERR_CANCELLED after loop_stop(). */
+/*
+ * Runs `callback` on the loop's thread, in the order of posting; what was accepted before loop_stop() still
+ * runs before loop_run() returns. ERR_LIMIT when 4096 are waiting; ERR_CANCELLED after
+ * loop_stop().
+ */
 enum err loop_post(struct loop *l, loop_callback callback, void *context) MUST_CHECK;
 
 /* First after `delay_ms`, then every `period_ms` (0: once). Destroy also stops. */

@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
     build-essential pkg-config
     protobuf-c-compiler protobuf-compiler libprotobuf-c-dev libgrpc-dev
-    libuv1-dev libyaml-dev libjansson-dev libssl-dev
+    libuv1-dev libyaml-dev libssl-dev
     zlib1g-dev libzstd-dev libxxhash-dev
     libopenblas-dev libopenblas-pthread-dev
     libcmocka-dev
