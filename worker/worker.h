@@ -1,0 +1,22 @@
+/*
+ * worker.h - a worker as an object: what paramd-worker runs, and what `--servers 0` runs in paramctl's process.
+ *
+ * worker_start() joins the registry, reports to the leader and follows its orders until worker_stop().
+ *
+ * Threads  start, stop, wait: one thread of the owner.
+ */
+#ifndef PARAMD_WORKER_WORKER_H
+#define PARAMD_WORKER_WORKER_H
+
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/settings.h"
+
+struct worker;
+
+enum err worker_start(const struct daemon_settings *settings, struct worker **out) MUST_CHECK;
+int worker_wait(struct worker *w, uint32_t timeout_ms);      /* exit code, or -1 */
+void worker_stop(struct worker *w);                          /* accepts NULL */
+
+#endif
