@@ -26,7 +26,7 @@
 enum layer_type {
     LAYER_TERMS,          /* lr, fm: bias + linear + factor terms → out [n][1] */
     LAYER_INPUT,          /* dense input and pooled embeddings side by side → out [n][width] */
-    LAYER_LINEAR,         /* x W + b: weight [in][out], bias [out] */
+    LAYER_LINEAR,         /* activation(x W + b): weight [in][out], bias [out] */
     LAYER_NORM,           /* layer normalization: gain [width], bias [width] (Ba et al. 2016) */
     LAYER_ACTIVATION,
     LAYER_DROPOUT         /* mask from a counter-based generator; identity in evaluation */
@@ -37,7 +37,7 @@ struct model_layer {
     char name[64];                   /* "hidden0", "output" */
     uint32_t in_width, out_width;    /* floats per example */
     uint32_t dense[2];               /* parameters it owns, in schema order; UINT32_MAX: none */
-    enum activation activation;
+    enum activation activation;      /* LAYER_ACTIVATION, LAYER_LINEAR */
     double dropout;
     uint32_t factor_dim;             /* LAYER_TERMS: 0 = lr, else fm */
 };
