@@ -8,9 +8,9 @@ static uint32_t range_begin(uint32_t shard, uint32_t shard_count)
     return (uint32_t)((uint64_t)shard * PARTITION_COUNT / shard_count);
 }
 
-enum err layout_create(uint64_t generation, const char *const *members, const char *const *addresses,
-                       uint32_t server_count, uint32_t shards_per_server, uint32_t rank_count,
-                       struct layout **out)
+enum err layout_create(uint64_t generation, const char *const *members,
+                       const char *const *addresses, uint32_t server_count,
+                       uint32_t shards_per_server, uint32_t rank_count, struct layout **out)
 {
     uint64_t shard_count = (uint64_t)server_count * shards_per_server;
     if (shard_count == 0)
@@ -58,10 +58,12 @@ uint32_t layout_shard_of_partition(const struct layout *l, uint32_t partition)
     return (uint32_t)((((uint64_t)partition + 1) * l->shard_count - 1) / PARTITION_COUNT);
 }
 
-/* The first block in a partition >= `partition`: floor(i * 4096 / n) >= p exactly when i * 4096 >= p * n. */
+/* The first block in a partition >= `partition`: floor(i * 4096 / n) >= p exactly when i * 4096 >=
+ * p * n. */
 static uint32_t first_block_from(const struct schema_dense *d, uint32_t partition)
 {
-    return (uint32_t)(((uint64_t)partition * d->block_count + PARTITION_COUNT - 1) / PARTITION_COUNT);
+    return (uint32_t)(((uint64_t)partition * d->block_count + PARTITION_COUNT - 1) /
+                      PARTITION_COUNT);
 }
 
 void layout_blocks(const struct schema_dense *d, uint32_t first_partition, uint32_t end_partition,

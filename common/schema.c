@@ -11,12 +11,12 @@ static const struct {
     const char *type;
     uint32_t slot_count;
 } optimizer_types[] = {
-    {"sgd", 0},        /* none */
-    {"momentum", 1},   /* velocity */
-    {"adagrad", 1},    /* sum of squares */
-    {"adam", 2},       /* first moment, second moment */
-    {"rmsprop", 1},    /* mean square */
-    {"ftrl", 2},       /* z, n */
+    {"sgd", 0},      /* none */
+    {"momentum", 1}, /* velocity */
+    {"adagrad", 1},  /* sum of squares */
+    {"adam", 2},     /* first moment, second moment */
+    {"rmsprop", 1},  /* mean square */
+    {"ftrl", 2},     /* z, n */
 };
 
 uint32_t optimizer_slot_count(const char *type)
@@ -63,7 +63,7 @@ static enum err table_finish(struct schema_table *t, uint64_t seed)
                            t->name, c->name, c->dim, ROW_DIM_MAX);
         c->offset = (uint32_t)dim;
         c->slot_count = optimizer_slot_count(c->optimizer.type);
-        c->slot_offset = (uint32_t)slots;    /* behind all values: shifted below */
+        c->slot_offset = (uint32_t)slots; /* behind all values: shifted below */
         dim += c->dim;
         slots += (uint64_t)c->slot_count * c->dim;
     }
@@ -89,7 +89,8 @@ static enum err dense_finish(struct schema_dense *d, uint64_t seed)
     for (uint32_t i = 0; i < d->shape_count; i++) {
         if (d->shape[i] == 0)
             return err_set(ERR_INPUT, "%s: dimension %u is 0", d->name, i);
-        if (__builtin_mul_overflow(count, (uint64_t)d->shape[i], &count) || count > UINT64_C(1) << 42)
+        if (__builtin_mul_overflow(count, (uint64_t)d->shape[i], &count) || count > UINT64_C(1)
+                                                                                        << 42)
             return err_set(ERR_LIMIT, "%s has more than 2^42 values", d->name);
     }
     if (d->init.kind == INIT_GLOROT && d->fan_in + (uint64_t)d->fan_out == 0)
@@ -108,10 +109,11 @@ static enum err dense_finish(struct schema_dense *d, uint64_t seed)
 enum err schema_finish(struct schema *s, uint64_t seed)
 {
     if (s->table_count > TABLE_MAX)
-        return err_set(ERR_LIMIT, "the model has %u tables; the most is %u", s->table_count, TABLE_MAX);
+        return err_set(ERR_LIMIT, "the model has %u tables; the most is %u", s->table_count,
+                       TABLE_MAX);
     if (s->dense_count > DENSE_MAX)
-        return err_set(ERR_LIMIT, "the model has %u dense parameters; the most is %u", s->dense_count,
-                       DENSE_MAX);
+        return err_set(ERR_LIMIT, "the model has %u dense parameters; the most is %u",
+                       s->dense_count, DENSE_MAX);
     for (uint32_t i = 0; i < s->table_count; i++) {
         enum err e = table_finish(&s->tables[i], seed);
         if (e != ERR_NONE)
@@ -143,8 +145,8 @@ void schema_destroy(struct schema *s)
 }
 
 /* count values of the stream `key`, from `counter` on. */
-static void init_fill(enum init_kind kind, float scale, uint64_t key, uint64_t counter, float *values,
-                      uint32_t count)
+static void init_fill(enum init_kind kind, float scale, uint64_t key, uint64_t counter,
+                      float *values, uint32_t count)
 {
     switch (kind) {
     case INIT_ZERO:

@@ -37,8 +37,8 @@ struct steps steps_make(const struct job *j, uint64_t steps_per_epoch, bool has_
 }
 
 /*
- * Drain points are the union of periods, of the checkpoint steps in ssp and asp, and of last_step. Each
- * kind can say which of its steps is the last at or before a step and the first after it.
+ * Drain points are the union of periods, of the checkpoint steps in ssp and asp, and of last_step.
+ * Each kind can say which of its steps is the last at or before a step and the first after it.
  */
 static uint64_t period_at_or_before(uint64_t period, uint64_t step)
 {
@@ -71,7 +71,7 @@ static uint64_t checkpoint_at_or_before(const struct steps *s, uint64_t step)
     uint64_t k = step / s->checkpoint_every;
     if (checkpoint_step(s, k) <= step)
         return checkpoint_step(s, k);
-    return checkpoint_step(s, k - 1);    /* k > 0, because checkpoint_step(0) is 0 */
+    return checkpoint_step(s, k - 1); /* k > 0, because checkpoint_step(0) is 0 */
 }
 
 static uint64_t checkpoint_after(const struct steps *s, uint64_t step)
