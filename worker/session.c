@@ -202,17 +202,6 @@ static void begin(struct session *s, uint64_t now_ms)
         open_seq(s, now_ms, !empty_push);
 }
 
-static struct session_send send_of(const struct session *s, size_t index)
-{
-    uint32_t shards = s->options.shard_count;
-    uint64_t slot = index / shards, base = s->oldest - s->oldest % s->window;
-    uint64_t seq = base + slot;
-    return (struct session_send){.what = SESSION_SEND_PUSH_PULL,
-                                 .seq = seq < s->oldest ? seq + s->window : seq,
-                                 .shard = (uint32_t)(index % shards),
-                                 .header_only = s->asks[index].header_only};
-}
-
 static bool take_due(struct session *s, struct ask *a, uint64_t now_ms)
 {
     if (a->phase != PHASE_DUE || a->due_ms > now_ms)
@@ -242,7 +231,8 @@ bool session_next_send(struct session *s, uint64_t now_ms, struct session_send *
         for (uint32_t i = 0; i < s->options.shard_count; i++) {
             if (!take_due(s, &s->asks[row + i], now_ms))
                 continue;
-            *out = send_of(s, row + i);
+            *out = (struct session_send){.what = SESSION_SEND_PUSH_PULL, .seq = seq, .shard = i,
+                                         .header_only = s->asks[row + i].header_only};
             return true;
         }
     }
@@ -318,9 +308,11 @@ static void expected(struct session *s, const struct session_send *call, const s
     }
     for (uint64_t seq = from; seq <= call->seq; seq++) {
         struct ask *a = &s->asks[(seq % s->window) * s->options.shard_count + call->shard];
-        if (a->phase == PHASE_ANSWERED || (a->phase == PHASE_SENT && seq != call->seq))
-            continue;    /* its own call is open and will say */
-        make_due(s, a, seq == call->seq && from < call->seq ? now_ms + WAITING_PAUSE_MS : now_ms, false);
+        if (seq == call->seq)
+            make_due(s, a, now_ms + WAITING_PAUSE_MS, false);    /* after those before it */
+        else if (a->phase == PHASE_NONE || a->phase == PHASE_DUE)
+            make_due(s, a, now_ms, false);
+        /* Else its own call is open and will say, or it is answered. */
     }
 }
 
@@ -392,7 +384,8 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
         make_due(s, a, now_ms - a->sent_ms < WAITING_PAUSE_MS ? a->sent_ms + WAITING_PAUSE_MS : now_ms, true);
         break;
     case PARAMD__PUSH_PULL_REPLY__STATUS__LACKING:
-        if (call->seq <= s->floor && call->header_only && call->seq > s->options.start)
+        if (call->seq <= s->floor && call->seq > s->options.start &&
+            s->options.steps.consistency == CONSISTENCY_BSP)
             end(s, SESSION_FAILED,
                 must_format("rank %" PRIu32 ": shard %" PRIu32 " no longer has push-pull %" PRIu64
                             ", which it had answered",
