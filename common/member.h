@@ -44,6 +44,13 @@ void member_poke(struct member *m);
 void member_stop(struct member *m);              /* leaves the registry; accepts NULL */
 const char *member_id(const struct member *m);
 
+/* What registry_lead() is given: how the leader is dialled. Freed with mem_free(). */
+char *member_leader_record(const char *const *addresses);
+/* Equal for two processes exactly when they run on one host since its last boot; "" where that is not known. */
+const char *member_host_id(void);
+/* The one of `addresses` to dial from here: a same-host one when `host_id` is ours, else the first. */
+const char *member_pick_address(char *const *addresses, size_t count, const char *host_id);
+
 /* One control call to the present leader, for paramctl and tests: finds it, packs, waits, unpacks.
    `reply_out` is freed by the caller with protobuf_c_message_free_unpacked(). */
 enum err control_call(struct registry *registry, const char *method, const ProtobufCMessage *request,
