@@ -95,12 +95,18 @@ LIBS := -lgrpc -lgpr $(call pkg_config,--libs $(PKG)) -lpthread -lm
 LIBS_TEST := $(or $(call pkg_config,--libs cmocka),-lcmocka)
 
 # Inner loops: optimized harder, and their scratch arrays are not cleared.
-HOT_C := $(wildcard worker/compute_*.c worker/kernel*.c server/table.c server/optimizer*.c server/dense.c)
+HOT_C := $(wildcard worker/compute_*.c worker/kernel*.c server/table*.c server/optimizer*.c \
+         server/dense.c server/shard_apply.c common/wire.c)
 
 # ---- rules --------------------------------------------------------------------------------------------
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
+
+# Files appear whole, so that two makes at a time in one tree do not read each other's halves.
+TEMPORARY = $@.$$$$
+PLACE = || { rm -f $(TEMPORARY); exit 1; }; mv -f $(TEMPORARY) $@
+DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
 .PHONY: all tests benches demo run-demo test run-test bench lint format install clean docs deps FORCE
 
@@ -119,22 +125,23 @@ $(call objects,$(HOT_C)): private OPTIMIZE := $(OPTIMIZE_HOT)
 $(B)/obj/%.o: %.c $(B)/flags | $(GEN_H)
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(BASE) $(OPTIMIZE) $(WARN) $(DEFINE) $(INCLUDE) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(BASE) $(OPTIMIZE) $(WARN) $(DEFINE) $(INCLUDE) $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
 
 $(B)/obj/%.pb-c.o: $(B)/gen/%.pb-c.c $(B)/flags | $(GEN_H)
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(BASE) $(OPTIMIZE) -w $(INCLUDE) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(BASE) $(OPTIMIZE) -w $(INCLUDE) $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
 
 $(B)/gen/%.pb-c.c $(B)/gen/%.pb-c.h: %.proto
 	$(call say,PROTO,$<)
-	@mkdir -p $(B)/gen
-	$(Q)protoc-c --c_out=$(B)/gen $<
+	@mkdir -p $(@D)
+	$(Q)t=$(B)/gen/tmp.$$$$; mkdir -p $$t && protoc-c --c_out=$$t $< && \
+	    mv -f $$t/$*.pb-c.c $$t/$*.pb-c.h $(@D)/ && rm -rf $$t
 
 define archive
 $(call say,AR,$@)
-@rm -f $@
-$(Q)$(AR) rcs $@ $^
+@mkdir -p $(@D)
+$(Q)$(AR) rcs $(TEMPORARY) $^ $(PLACE)
 endef
 
 $(LIB): $(call objects,$(COMMON_C) $(DAEMON_C)) $(GEN_O)
@@ -147,21 +154,21 @@ $(LIB_SUPPORT): $(call objects,$(SUPPORT_C))
 define link
 $(call say,LINK,$@)
 @mkdir -p $(@D)
-$(Q)$(CC) $(BASE) $(LDFLAGS_ALL) -o $@ $(filter %.o %.a,$^)
+$(Q)$(CC) $(BASE) $(LDFLAGS_ALL) -o $(TEMPORARY) $(filter %.o %.a,$^)
 endef
 
 $(B)/paramd-server: $(B)/obj/server/main.o $(LIB)
-	$(link) $(LIBS)
+	$(link) $(LIBS) $(PLACE)
 $(B)/paramd-worker: $(B)/obj/worker/main.o $(LIB)
-	$(link) $(LIBS)
+	$(link) $(LIBS) $(PLACE)
 $(B)/paramctl: $(B)/obj/cli/main.o $(LIB_CLI) $(LIB)
-	$(link) $(LIBS)
+	$(link) $(LIBS) $(PLACE)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
-	$(link) $(LIBS_TEST) $(LIBS)
+	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
 $(B)/tests/%: $(B)/obj/tests/sim/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
-	$(link) $(LIBS_TEST) $(LIBS)
+	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
-	$(link) $(LIBS)
+	$(link) $(LIBS) $(PLACE)
 
 .SECONDARY:
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
