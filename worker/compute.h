@@ -1,0 +1,178 @@
+/*
+ * compute.h - the operations that models are made of, as a table of functions: a backend.
+ *
+ * compute_cpu.c is the reference. A layer calls the operations of the table that it was given and
+ * does no arithmetic of its own, so a model is written once for all backends.
+ *
+ * Shapes   all matrices are row-major; n is the number of examples. What an operation writes does
+ *          not overlap what it reads, except where "in place" is said.
+ * Bits     a result is a function of the arguments alone, not of the number of threads in `pool`:
+ *          work is cut by fixed numbers of rows or of columns, and sums are added in a fixed order.
+ * Memory   arrays of floats are 64-byte aligned (a row inside one need not be). Nothing is
+ *          allocated.
+ * Threads  one caller at a time for a pool. `pool` NULL: the calling thread alone.
+ * Errors   none: whoever makes the arguments checks them. Numbers that are not finite go through.
+ */
+#ifndef PARAMD_WORKER_COMPUTE_H
+#define PARAMD_WORKER_COMPUTE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/job.h"
+#include "common/pool.h"
+#include "worker/batch.h"
+
+#define COMPUTE_ALIGNMENT 64u
+/* Examples whose losses are summed before they are added to the other groups' sums. */
+#define COMPUTE_LOSS_ROWS 1024u
+
+/* y = x · weight; x: [n][in], weight: [in][out], y: [n][out]; gradients have the same shapes. */
+struct compute_gemm {
+    uint32_t n, in, out;
+    const float *x;
+    const float *weight;
+    float *y;                /* forward */
+    const float *y_gradient; /* both gradients */
+    float *x_gradient;       /* y_gradient · weightᵀ */
+    float *weight_gradient;  /* xᵀ · y_gradient */
+};
+
+/* y = activation(x + bias); bias [width] or NULL; x may be y. */
+struct compute_activate {
+    uint32_t n, width;
+    enum activation activation;
+    const float *bias;
+    const float *x;
+    float *y;
+};
+
+/* gradient = gradient * activation'(at what gave y), in place. */
+struct compute_activate_back {
+    uint32_t n, width;
+    enum activation activation;
+    const float *y;
+    float *gradient;
+};
+
+/* sums[j] = Σ_i x[i][j] */
+struct compute_columns {
+    uint32_t n, width;
+    const float *x;
+    float *sums;
+};
+
+/* y = gain * (x - mean) / sqrt(variance + 1e-5) + bias, over each row. */
+struct compute_norm {
+    uint32_t n, width;
+    const float *x;
+    const float *gain, *bias;
+    float *y;
+    float *moments; /* [n][2]: mean, 1 / sqrt(…), for the way back */
+};
+
+struct compute_norm_back {
+    uint32_t n, width;
+    const float *x;
+    const float *gain;
+    const float *moments;
+    const float *y_gradient;
+    float *x_gradient;
+    float *gain_gradient, *bias_gradient; /* [width] */
+};
+
+/* y = x * mask; the mask is 0 with probability `rate`, else 1 / (1 - rate). */
+struct compute_dropout {
+    uint32_t n, width;
+    double rate;
+    uint64_t key; /* rng_key(seed, "dropout", layer) */
+    uint64_t step;
+    uint64_t first_example;
+    const float *x;
+    float *y;
+    float *mask; /* [n][width] */
+};
+
+/* x = x * mask over count floats, in place. */
+struct compute_multiply {
+    size_t count;
+    const float *mask;
+    float *x;
+};
+
+/* One table's terms with the rows that they name. */
+struct compute_table {
+    const struct batch_table *terms;
+    const float *rows;           /* [key_count][dim] */
+    float *row_gradients;        /* [key_count][dim]; NULL forwards */
+    uint32_t dim;                /* floats of a row */
+    uint32_t w_offset, v_offset; /* of the components in a row */
+    uint32_t v_dim;              /* 0: the table has no v */
+    uint32_t input_offset;       /* compute_input: column of its first slot */
+};
+
+/*
+ * lr and fm. With r = 1 / |x| if `norms` is given, else 1, and x' = r x:
+ * logit = bias + Σ w x' + ½ (|S|² - Σ v² x'²), S = Σ v x'; over the terms of all tables together.
+ */
+struct compute_terms {
+    uint32_t n;
+    uint32_t factor_dim; /* 0: linear terms alone */
+    uint32_t table_count;
+    const struct compute_table *tables;
+    const float *bias;     /* [1] */
+    float *norms;          /* [n]: r, written forwards; NULL: no normalization */
+    float *sums;           /* [n][factor_dim]: S, written forwards */
+    float *logits;         /* [n] */
+    const float *gradient; /* [n], backwards */
+    float *bias_gradient;  /* [1] */
+};
+
+/* [dense input, Σ v x of every slot of every table] side by side. */
+struct compute_input {
+    uint32_t n, width, dense_width;
+    const float *dense; /* [n][dense_width] */
+    uint32_t table_count;
+    const struct compute_table *tables;
+    float *y; /* [n][width] */
+    const float *y_gradient;
+};
+
+/*
+ * Logistic: log(1 + exp(z)) - y z. Squared: ½ (z - y)². Softmax: -log softmax(z)[y].
+ * A weight of 0 makes loss and gradient 0, whatever the logit is.
+ */
+struct compute_loss {
+    enum loss_type type;
+    uint32_t n, width;
+    const float *logits;           /* [n][width] */
+    const float *labels, *weights; /* [n] */
+    float *gradient;               /* [n][width]: weight × derivative */
+    double *sums;                  /* [ceil(n / COMPUTE_LOSS_ROWS)] scratch */
+};
+
+struct compute {
+    const char *name; /* "cpu" */
+    /* What bits depend on beyond the arguments: "openblas Zen". Devices of one job agree on it. */
+    const char *(*family)(void);
+
+    void (*gemm_forward)(struct pool *pool, const struct compute_gemm *g);
+    void (*gemm_input)(struct pool *pool, const struct compute_gemm *g);
+    void (*gemm_weight)(struct pool *pool, const struct compute_gemm *g);
+    void (*activate)(struct pool *pool, const struct compute_activate *a);
+    void (*activate_back)(struct pool *pool, const struct compute_activate_back *a);
+    void (*column_sums)(struct pool *pool, const struct compute_columns *c);
+    void (*norm)(struct pool *pool, const struct compute_norm *c);
+    void (*norm_back)(struct pool *pool, const struct compute_norm_back *c);
+    void (*dropout)(struct pool *pool, const struct compute_dropout *d);
+    void (*multiply)(struct pool *pool, const struct compute_multiply *m);
+    void (*terms)(struct pool *pool, const struct compute_terms *t);
+    void (*terms_back)(struct pool *pool, const struct compute_terms *t);
+    void (*input)(struct pool *pool, const struct compute_input *c);
+    void (*input_back)(struct pool *pool, const struct compute_input *c);
+    double (*loss)(struct pool *pool, const struct compute_loss *l); /* Σ weight × loss */
+    bool (*finite)(struct pool *pool, const float *x, size_t count);
+};
+
+#endif

@@ -1,0 +1,68 @@
+/*
+ * compute_cpu.h - the pieces of the CPU backend, for compute_cpu.c to put into its table.
+ *
+ * compute_cpu_gemm.c     matrix products; walls off OpenBLAS.
+ * compute_cpu_dense.c    element-wise operations, layer normalization, dropout, losses.
+ * compute_cpu_terms.c    lr and fm.
+ * compute_cpu_input.c    dense input and pooled embeddings.
+ */
+#ifndef PARAMD_WORKER_COMPUTE_CPU_H
+#define PARAMD_WORKER_COMPUTE_CPU_H
+
+#include "worker/compute.h"
+
+/* Rows of one piece of work. Results depend on it only where partial sums are added. */
+#define CPU_CHUNK_ROWS 256u
+
+static inline uint32_t cpu_chunk_count(uint64_t n, uint32_t chunk)
+{
+    return (uint32_t)((n + chunk - 1) / chunk);
+}
+
+struct cpu_range {
+    uint32_t first, end;
+};
+
+static inline struct cpu_range cpu_chunk(uint32_t n, uint32_t chunk, uint32_t index)
+{
+    uint32_t first = index * chunk;
+    return (struct cpu_range){first, n - first < chunk ? n : first + chunk};
+}
+
+/* cell / slot_count by one multiplication (Lemire, Kaser, Kurz 2019; exact for 32-bit numbers). */
+struct cpu_divisor {
+    uint64_t magic; /* 0: the divisor is 1 */
+};
+
+static inline struct cpu_divisor cpu_divisor_make(uint32_t divisor)
+{
+    return (struct cpu_divisor){divisor > 1 ? UINT64_MAX / divisor + 1 : 0};
+}
+
+static inline uint32_t cpu_divide(struct cpu_divisor d, uint32_t x)
+{
+    return d.magic == 0 ? x : (uint32_t)(((unsigned __int128)d.magic * x) >> 64);
+}
+
+void cpu_gemm_init(void); /* once in a process */
+const char *cpu_gemm_family(void);
+void cpu_gemm_forward(struct pool *pool, const struct compute_gemm *g);
+void cpu_gemm_input(struct pool *pool, const struct compute_gemm *g);
+void cpu_gemm_weight(struct pool *pool, const struct compute_gemm *g);
+
+void cpu_activate(struct pool *pool, const struct compute_activate *a);
+void cpu_activate_back(struct pool *pool, const struct compute_activate_back *a);
+void cpu_column_sums(struct pool *pool, const struct compute_columns *c);
+void cpu_norm(struct pool *pool, const struct compute_norm *c);
+void cpu_norm_back(struct pool *pool, const struct compute_norm_back *c);
+void cpu_dropout(struct pool *pool, const struct compute_dropout *d);
+void cpu_multiply(struct pool *pool, const struct compute_multiply *m);
+double cpu_loss(struct pool *pool, const struct compute_loss *l);
+bool cpu_finite(struct pool *pool, const float *x, size_t count);
+
+void cpu_terms(struct pool *pool, const struct compute_terms *t);
+void cpu_terms_back(struct pool *pool, const struct compute_terms *t);
+void cpu_input(struct pool *pool, const struct compute_input *c);
+void cpu_input_back(struct pool *pool, const struct compute_input *c);
+
+#endif

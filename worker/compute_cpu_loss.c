@@ -1,0 +1,87 @@
+#include "worker/compute_cpu.h"
+
+#include "common/fmath.h"
+
+/* ---- one example ---------------------------------------------------------------------------- */
+
+static inline double logistic(const float *logits, uint32_t width, float label, float weight,
+                              float *gradient)
+{
+    *gradient = weight * (fmath_sigmoid(*logits) - label);
+    return fmath_logistic_loss(*logits, label);
+}
+
+static inline double squared(const float *logits, uint32_t width, float label, float weight,
+                             float *gradient)
+{
+    *gradient = weight * (*logits - label);
+    return fmath_squared_loss(*logits, label);
+}
+
+static inline double softmax(const float *logits, uint32_t width, float label, float weight,
+                             float *gradient)
+{
+    uint32_t class_index = (uint32_t)label;
+    float largest = logits[0];
+    for (uint32_t j = 1; j < width; j++)
+        largest = logits[j] > largest ? logits[j] : largest;
+    float sum = 0;
+    for (uint32_t j = 0; j < width; j++)
+        gradient[j] = fmath_exp(logits[j] - largest);
+    for (uint32_t j = 0; j < width; j++)
+        sum += gradient[j];
+    float scale = 1.0f / sum;
+    for (uint32_t j = 0; j < width; j++)
+        gradient[j] = weight * (gradient[j] * scale - (j == class_index ? 1.0f : 0.0f));
+    return fmath_softmax_loss(logits, width, class_index);
+}
+
+/* ---- a group of examples -------------------------------------------------------------------- */
+
+typedef double loss_function(const float *logits, uint32_t width, float label, float weight,
+                             float *gradient);
+
+static inline double loss_sum(const struct compute_loss *l, struct cpu_range r,
+                              loss_function *function)
+{
+    double sum = 0;
+    for (uint32_t i = r.first; i < r.end; i++) {
+        float *gradient = l->gradient + (size_t)i * l->width;
+        const float *logits = l->logits + (size_t)i * l->width;
+        if (l->weights[i] == 0) {
+            for (uint32_t j = 0; j < l->width; j++)
+                gradient[j] = 0;
+            continue;
+        }
+        double loss = function(logits, l->width, l->labels[i], l->weights[i], gradient);
+        sum += (double)l->weights[i] * loss;
+    }
+    return sum;
+}
+
+static void loss_piece(void *context, uint32_t index, uint32_t thread)
+{
+    const struct compute_loss *l = context;
+    struct cpu_range r = cpu_chunk(l->n, COMPUTE_LOSS_ROWS, index);
+    switch (l->type) {
+    case LOSS_LOGISTIC:
+        l->sums[index] = loss_sum(l, r, logistic);
+        break;
+    case LOSS_SQUARED:
+        l->sums[index] = loss_sum(l, r, squared);
+        break;
+    case LOSS_SOFTMAX:
+        l->sums[index] = loss_sum(l, r, softmax);
+        break;
+    }
+}
+
+double cpu_loss(struct pool *pool, const struct compute_loss *l)
+{
+    uint32_t count = cpu_chunk_count(l->n, COMPUTE_LOSS_ROWS);
+    pool_run(pool, count, loss_piece, (void *)l);
+    double sum = 0;
+    for (uint32_t i = 0; i < count; i++)
+        sum += l->sums[i];
+    return sum;
+}
