@@ -18,7 +18,7 @@ BUILD ?= release
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules
 
-# ---- what is built where ------------------------------------------------------------------------------
+# ---- what is built where ----
 
 ifeq ($(BUILD),release)
 B := build
@@ -52,7 +52,7 @@ PROGRAMS := $(patsubst cli/main.c,$(B)/paramctl,\
 TESTS := $(addprefix $(B)/tests/,$(notdir $(TEST_C:.c=)))
 BENCHES := $(addprefix $(B)/bench/,$(notdir $(BENCH_C:.c=)))
 
-# ---- flags --------------------------------------------------------------------------------------------
+# ---- flags ----
 
 ifeq ($(shell uname -m),x86_64)
 ARCH ?= -march=x86-64-v3
@@ -98,7 +98,7 @@ LIBS_TEST := $(or $(call pkg_config,--libs cmocka),-lcmocka)
 HOT_C := $(wildcard worker/compute_*.c worker/kernel*.c server/table*.c server/optimizer*.c \
          server/dense.c server/shard_apply.c common/wire.c)
 
-# ---- rules --------------------------------------------------------------------------------------------
+# ---- rules ----
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
@@ -173,7 +173,7 @@ $(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 .SECONDARY:
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
 
-# ---- what people run ----------------------------------------------------------------------------------
+# ---- what people run ----
 
 # The packages come first, in a make of their own: this one has already asked a pkg-config that may have
 # been missing.
@@ -198,8 +198,8 @@ SOURCES = $(shell find common server worker cli tests -name '*.[ch]' 2>/dev/null
 
 lint:
 	tests/layers.sh
-	@awk 'length($$0) > 100 { print FILENAME ":" FNR ": " length($$0) " columns"; bad = 1 } \
-	      FNR == 601 { print FILENAME ": more than 600 lines"; bad = 1 } END { exit bad }' $(SOURCES)
+	@! LC_ALL=C.UTF-8 grep -nE '^.{101}' $(SOURCES)
+	@awk 'FNR == 601 { print FILENAME ": more than 600 lines"; bad = 1 } END { exit bad }' $(SOURCES)
 	@if command -v cppcheck >/dev/null; then cppcheck --quiet --error-exitcode=1 --std=c11 -I. \
 	    --enable=warning,portability --inline-suppr common server worker cli; \
 	    else echo "lint: cppcheck is not installed; skipped"; fi

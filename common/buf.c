@@ -65,7 +65,10 @@ void buf_unref(struct buf *b)
 {
     if (b == NULL)
         return;
-    /* All that other owners read happened before the memory goes: release, then acquire by the last. */
+    /*
+     * All that other owners read happened before the memory goes: release, then acquire by the
+     * last.
+     */
     uint32_t before = atomic_fetch_sub_explicit(&b->references, 1, memory_order_acq_rel);
     CHECK(before > 0);
     if (before > 1)
@@ -166,7 +169,9 @@ void chain_copy_out(const struct chain *c, size_t offset, void *out, size_t size
     CHECK(chain_cursor_read(&cursor, out, size));
 }
 
-/* Steps over `size` bytes, which are there. A cursor with bytes left never rests at a slice's end. */
+/*
+ * Steps over `size` bytes, which are there. A cursor with bytes left never rests at a slice's end.
+ */
 static void advance(struct chain_cursor *cursor, size_t size)
 {
     cursor->left -= size;
@@ -182,7 +187,8 @@ static void advance(struct chain_cursor *cursor, size_t size)
     }
 }
 
-void chain_cursor_init(struct chain_cursor *cursor, const struct chain *c, size_t offset, size_t size)
+void chain_cursor_init(struct chain_cursor *cursor, const struct chain *c, size_t offset,
+                       size_t size)
 {
     CHECK(offset <= c->size && size <= c->size - offset);
     *cursor = (struct chain_cursor){.chain = c, .left = offset + size};

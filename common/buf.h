@@ -1,14 +1,14 @@
 /*
  * buf.h - bytes that several owners read: reference-counted buffers, and chains of slices of them.
  *
- * A message on its way in or out is a chain: a list of slices, each of which keeps its buffer alive. The
- * transport sends the slices as they are and gives received bytes as a chain of its own slices, so that
- * arrays pass between a model's memory and the network without being flattened.
+ * A message on its way in or out is a chain: a list of slices, each of which keeps its buffer
+ * alive. The transport sends the slices as they are and gives received bytes as a chain of its own
+ * slices, so that arrays pass between a model's memory and the network without being flattened.
  *
- * Shapes   a received slice may begin and end anywhere: floats and keys straddle slice ends and are not
- *          aligned. chain_cursor deals with that.
- * Threads  a buffer's reference count is atomic; its bytes must not change while shared. A chain and a
- *          cursor belong to one thread at a time.
+ * Shapes   a received slice may begin and end anywhere: floats and keys straddle slice ends and are
+ *          not aligned. chain_cursor deals with that.
+ * Threads  a buffer's reference count is atomic; its bytes must not change while shared. A chain
+ *          and a cursor belong to one thread at a time.
  */
 #ifndef PARAMD_COMMON_BUF_H
 #define PARAMD_COMMON_BUF_H
@@ -24,7 +24,10 @@ struct buf;
 /* A buffer of `size` uninitialized bytes, 64-byte aligned, with one reference. NULL: no memory. */
 struct buf *buf_create(size_t size);
 
-/* Wraps memory that is not ours; `release(context)` runs when the last reference goes, on any thread. */
+/*
+ * Wraps memory that is not ours; `release(context)` runs when the last reference goes, on any
+ * thread.
+ */
 struct buf *buf_wrap(const void *data, size_t size, void (*release)(void *context), void *context);
 
 void *buf_data(struct buf *b);
@@ -70,15 +73,20 @@ struct chain_cursor {
 };
 
 /* Covers [offset, offset + size); CHECKs the range. */
-void chain_cursor_init(struct chain_cursor *cursor, const struct chain *c, size_t offset, size_t size);
+void chain_cursor_init(struct chain_cursor *cursor, const struct chain *c, size_t offset,
+                       size_t size);
 
 /*
- * The next `size` bytes as one piece: a pointer into the slice when they lie in one, else a copy in `carry`
- * (at least `size` bytes). NULL when fewer are left. Unaligned: read with memcpy or unaligned loads.
+ * The next `size` bytes as one piece: a pointer into the slice when they lie in one, else a copy in
+ * `carry` (at least `size` bytes). NULL when fewer are left. Unaligned: read with memcpy or
+ * unaligned loads.
  */
 const void *chain_cursor_next(struct chain_cursor *cursor, size_t size, void *carry);
 
-/* The longest contiguous run from here, up to `max` bytes, and steps over it; *size_out = 0 at the end. */
+/*
+ * The longest contiguous run from here, up to `max` bytes, and steps over it; *size_out = 0 at the
+ * end.
+ */
 const void *chain_cursor_run(struct chain_cursor *cursor, size_t max, size_t *size_out);
 
 /* Copies the next `size` bytes to `out`. false: fewer are left (nothing is copied). */

@@ -1,8 +1,8 @@
 /*
  * check.h - assertions about our own code, never compiled out.
  *
- * CHECK(condition) stops the process with file, line and the condition when it does not hold. It is for our
- * own bugs only: what peers, files, devices and users do wrong is an enum err.
+ * CHECK(condition) stops the process with file, line and the condition when it does not hold. It is
+ * for our own bugs only: what peers, files, devices and users do wrong is an enum err.
  */
 #ifndef PARAMD_COMMON_CHECK_H
 #define PARAMD_COMMON_CHECK_H

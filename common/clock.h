@@ -1,7 +1,8 @@
 /*
  * clock.h - the time, for code that may know it (pure files may not).
  *
- * Units  _ns and _ms are of the monotonic clock, for deadlines and durations; _wall_ms is the Unix time.
+ * Units  _ns and _ms are of the monotonic clock, for deadlines and durations; _wall_ms is the Unix
+ *        time.
  */
 #ifndef PARAMD_COMMON_CLOCK_H
 #define PARAMD_COMMON_CLOCK_H

@@ -1,10 +1,10 @@
 /*
  * err.h - how a call says that it failed, and why.
  *
- * What can fail returns an enum err and gives its result through an out parameter, which stays untouched on
- * failure. The code is for programs; the text is for people. The text is written once, by err_set(), where
- * the cause is known (file, value, what to do); callers that can name something more prepend it with
- * err_prefix(); whoever handles the failure logs err_text() once.
+ * What can fail returns an enum err and gives its result through an out parameter, which stays
+ * untouched on failure. The code is for programs; the text is for people. The text is written once,
+ * by err_set(), where the cause is known (file, value, what to do); callers that can name something
+ * more prepend it with err_prefix(); whoever handles the failure logs err_text() once.
  *
  * Threads  the text belongs to the calling thread. To carry it to another thread copy it.
  */
@@ -32,7 +32,10 @@ enum err {
 #define PRINTF_LIKE(format_index, first_index) \
     __attribute__((format(printf, format_index, first_index)))
 
-/* Sets the thread's text and returns `code`, so that `return err_set(ERR_INPUT, "…", …)` reads well. */
+/*
+ * Sets the thread's text and returns `code`, so that `return err_set(ERR_INPUT, "…", …)` reads
+ * well.
+ */
 enum err err_set(enum err code, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* As err_set(), with ": <strerror(error_number)>" appended. */

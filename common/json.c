@@ -14,8 +14,9 @@
 #define INDEX_FROM 16    /* objects of fewer members are searched one by one */
 
 /*
- * A value. Members of objects and arrays stand in `items`, an object's names beside them in `names`, in the
- * order of insertion. `index` is an open hash table of item numbers + 1, for big objects; 0 is free.
+ * A value. Members of objects and arrays stand in `items`, an object's names beside them in
+ * `names`, in the order of insertion. `index` is an open hash table of item numbers + 1, for big
+ * objects; 0 is free.
  */
 struct json {
     enum json_type type;
@@ -210,7 +211,10 @@ void json_push(struct json *array, struct json *value)
     add_item(array, NULL, value);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------- */
+/*
+ * ---- writing
+ * -----------------------------------------------------------------------------------------
+ */
 
 static void write_break(bool indent, uint32_t depth, struct str *out)
 {
@@ -218,7 +222,10 @@ static void write_break(bool indent, uint32_t depth, struct str *out)
         str_append_format(out, "\n%*s", (int)(2 * depth), "");
 }
 
-/* Bytes that are not UTF-8 (a file's name may have some) become U+FFFD, so that what we write can be read. */
+/*
+ * Bytes that are not UTF-8 (a file's name may have some) become U+FFFD, so that what we write can
+ * be read.
+ */
 static void write_text(const char *text, struct str *out)
 {
     struct span left = span_of(text);
@@ -236,16 +243,22 @@ static void write_text(const char *text, struct str *out)
             str_append_span(out, span_make(left.data, length));
         else
             str_append(out, "\xef\xbf\xbd");
-        left = span_make(left.data + (length > 0 ? length : 1), left.size - (length > 0 ? length : 1));
+        size_t step = length > 0 ? length : 1;
+        left = span_make(left.data + step, left.size - step);
     }
     str_append(out, "\"");
 }
 
-/* The shortest digits that read back the same; always with a point or exponent, so that it stays a number. */
+/*
+ * The shortest digits that read back the same; always with a point or exponent, so that it stays a
+ * number.
+ */
 static void write_number(double value, struct str *out)
 {
     char text[40];
-    /* Above the subnormal numbers 15 digits cut of trailing zeros are the shortest if they suffice. */
+    /*
+     * Above the subnormal numbers 15 digits cut of trailing zeros are the shortest if they suffice.
+     */
     int digits = fabs(value) < DBL_MIN ? 1 : 15;
     for (; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
@@ -300,7 +313,10 @@ void json_write(const struct json *j, bool indent, struct str *out)
     write_value(j, indent, 0, out);
 }
 
-/* ---- reading ----------------------------------------------------------------------------------------- */
+/*
+ * ---- reading
+ * -----------------------------------------------------------------------------------------
+ */
 
 enum json_type json_type(const struct json *j)
 {

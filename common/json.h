@@ -1,13 +1,14 @@
 /*
  * json.h - JSON in and out.
  *
- * Our own, as libjansson exports json_object(), json_array() and json_null() too, and a program's symbols
- * take the place of a shared library's.
+ * Our own, as libjansson exports json_object(), json_array() and json_null() too, and a program's
+ * symbols take the place of a shared library's.
  *
- * A struct json is a tree with one owner at its root: json_destroy() of the root frees all; values handed
- * out by json_get() and json_at() are borrowed; json_set() and json_push() take ownership. Objects keep the
- * order of insertion, so that the same calls write the same bytes. Integers are exact from -2^63 to 2^63-1;
- * 64-bit hashes travel as text. Numbers are written with the shortest digits that read back the same.
+ * A struct json is a tree with one owner at its root: json_destroy() of the root frees all; values
+ * handed out by json_get() and json_at() are borrowed; json_set() and json_push() take ownership.
+ * Objects keep the order of insertion, so that the same calls write the same bytes. Integers are
+ * exact from -2^63 to 2^63-1; 64-bit hashes travel as text. Numbers are written with the shortest
+ * digits that read back the same.
  *
  * Threads  a tree belongs to one thread at a time.
  * Errors   building and parsing CHECK memory, which is in proportion to the input.
@@ -41,7 +42,10 @@ void json_set_number(struct json *object, const char *name, double value);
 void json_set_bool(struct json *object, const char *name, bool value);
 void json_push(struct json *array, struct json *value);
 
-/* ERR_INPUT with line and column. `what` names the source in the text. Bounded depth; duplicates refused. */
+/*
+ * ERR_INPUT with line and column. `what` names the source in the text. Bounded depth; duplicates
+ * refused.
+ */
 enum err json_parse(const char *what, const char *data, size_t size, struct json **out) MUST_CHECK;
 /* Compact, or indented by two when `indent`; appended to `out`, no final newline. */
 void json_write(const struct json *j, bool indent, struct str *out);

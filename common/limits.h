@@ -1,7 +1,8 @@
 /*
  * limits.h - the bounds of the system, in one place.
  *
- * What is a setting stands in the settings table; what stands here is fixed by the formats and protocols.
+ * What is a setting stands in the settings table; what stands here is fixed by the formats and
+ * protocols.
  */
 #ifndef PARAMD_COMMON_LIMITS_H
 #define PARAMD_COMMON_LIMITS_H
@@ -9,7 +10,7 @@
 #define PARTITION_COUNT 4096u          /* of keys and dense blocks; partition = mixed key >> 52 */
 #define PARTITION_SHIFT 52
 
-#define NAME_MAX_BYTES 128u            /* job, table, feature, parameter names, without the final 0 */
+#define NAME_MAX_BYTES 128u            /* job, table, feature, parameter names, without final 0 */
 #define TABLE_MAX 256u
 #define COMPONENT_MAX 4u               /* components of one row */
 #define DENSE_MAX 1024u                /* dense parameters */
@@ -17,10 +18,10 @@
 #define FEATURE_MAX 4096u
 #define RANK_MAX 1024u
 #define SHARD_MAX 1024u
-#define ROW_DIM_MAX 4096u              /* floats of one row, all components, without optimizer state */
+#define ROW_DIM_MAX 4096u              /* floats of one row, all components, no optimizer state */
 #define SLOT_MAX 2u                    /* optimizer state arrays a parameter */
 #define PIPELINE_DEPTH_MAX 64u
-#define DENSE_BLOCK_VALUES 16384u      /* floats of one block of a dense parameter (grows if > 4096 blocks) */
+#define DENSE_BLOCK_VALUES 16384u      /* floats of a dense block (grows if > 4096 blocks) */
 #define MESSAGE_MAX_BYTES (1u << 30)   /* one RPC message */
 #define WIRE_BLOCK_MAX 65536u          /* block descriptors in one message */
 #define RECORD_MAX_BYTES (1u << 24)    /* one input record */

@@ -26,7 +26,10 @@ static _Atomic int descriptor = STDERR_FILENO;
 static _Atomic int to_journal = -1;    /* -1: not looked at yet */
 static char process_name[64];
 
-/* systemd names the device and inode of the stream that it gave us, so that a redirected stderr shows. */
+/*
+ * systemd names the device and inode of the stream that it gave us, so that a redirected stderr
+ * shows.
+ */
 static int is_journal(int fd)
 {
     const char *stream = getenv("JOURNAL_STREAM");
@@ -87,8 +90,8 @@ static size_t write_head(char *line, size_t size, enum log_level level, const ch
     const char *space = process_name[0] != '\0' ? " " : "";
     int length;
     if (journal) {
-        length = snprintf(line, size, "<%d>%s%s%s %s ", journal_priorities[level], process_name, space,
-                          level_names[level], module);
+        length = snprintf(line, size, "<%d>%s%s%s %s ", journal_priorities[level],
+                          process_name, space, level_names[level], module);
     } else {
         uint64_t now_ms = clock_wall_ms();
         time_t seconds = (time_t)(now_ms / 1000);
@@ -140,7 +143,8 @@ void log_write(enum log_level level, const char *module, const char *format, ...
 
     const char *next = line;
     while (length > 0) {
-        ssize_t written = write(atomic_load_explicit(&descriptor, memory_order_relaxed), next, length);
+        int fd = atomic_load_explicit(&descriptor, memory_order_relaxed);
+        ssize_t written = write(fd, next, length);
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0)

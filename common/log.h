@@ -3,9 +3,10 @@
  *
  *     log_info("shard", "restored step=%" PRIu64 " rows=%zu", step, rows);
  *
- * Lines go to stderr, or to the file given to log_open(), with an ISO 8601 time stamp in front (UTC,
- * milliseconds) and the process name ("server-0"); with `<3>`…`<7>` in front instead when JOURNAL_STREAM is
- * set. Messages are lower case; a wrong value is quoted. Control characters in values are escaped.
+ * Lines go to stderr, or to the file given to log_open(), with an ISO 8601 time stamp in front
+ * (UTC, milliseconds) and the process name ("server-0"); with `<3>`…`<7>` in front instead when
+ * JOURNAL_STREAM is set. Messages are lower case; a wrong value is quoted. Control characters in
+ * values are escaped.
  *
  * Threads  any; a line is written by one write(2).
  */

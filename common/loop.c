@@ -17,8 +17,8 @@ struct post {
 };
 
 /*
- * Each handle is the first member of a structure of its own, which its close callback frees. libuv's rule:
- * the memory must stay until that callback.
+ * Each handle is the first member of a structure of its own, which its close callback frees.
+ * libuv's rule: the memory must stay until that callback.
  */
 struct loop {
     uv_loop_t uv;
@@ -194,7 +194,8 @@ static void on_signal(uv_signal_t *uv, int signal_number)
     w->callback(w->context, signal_number);
 }
 
-enum err loop_signal(struct loop *l, int signal_number, loop_signal_callback callback, void *context)
+enum err loop_signal(struct loop *l, int signal_number, loop_signal_callback callback,
+                     void *context)
 {
     struct loop_signal_watch *w = must_alloc(sizeof *w);
     w->callback = callback;

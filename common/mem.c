@@ -68,11 +68,13 @@ void mem_free(void *memory)
 void *mem_alloc_array(size_t count, size_t size)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - ARRAY_ALIGNMENT || fail_now())
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - ARRAY_ALIGNMENT)
+        return out_of_memory(count, size);
+    if (fail_now())
         return out_of_memory(count, size);
     /* aligned_alloc() wants a multiple of the alignment. */
-    bytes = bytes > 0 ? (bytes + ARRAY_ALIGNMENT - 1) & ~(size_t)(ARRAY_ALIGNMENT - 1) : ARRAY_ALIGNMENT;
-    void *memory = aligned_alloc(ARRAY_ALIGNMENT, bytes);
+    size_t blocks = bytes > 0 ? (bytes + ARRAY_ALIGNMENT - 1) / ARRAY_ALIGNMENT : 1;
+    void *memory = aligned_alloc(ARRAY_ALIGNMENT, blocks * ARRAY_ALIGNMENT);
     return memory != NULL ? memory : out_of_memory(count, size);
 }
 

@@ -1,9 +1,9 @@
 /*
  * mem.h - allocation, with bounds and with failures that a test can plant.
  *
- * mem_alloc() and friends return NULL when memory is out or when the product overflows, with err_set() done
- * (ERR_MEMORY, the size in the text). Small control-path allocations for which there is no sensible way on
- * use the must_ variants, which CHECK. Everything is freed by mem_free().
+ * mem_alloc() and friends return NULL when memory is out or when the product overflows, with
+ * err_set() done (ERR_MEMORY, the size in the text). Small control-path allocations for which there
+ * is no sensible way on use the must_ variants, which CHECK. Everything is freed by mem_free().
  *
  * Units    sizes in bytes.
  * Threads  any.
@@ -27,13 +27,19 @@ void *must_realloc(void *memory, size_t count, size_t size);
 char *must_strdup(const char *text);
 char *must_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Makes room for `needed` elements in a growing array; grows by half, at least 16. false: no memory. */
+/*
+ * Makes room for `needed` elements in a growing array; grows by half, at least 16. false: no
+ * memory.
+ */
 #define mem_grow(array, capacity, needed) \
     mem_grow_(&(array), &(capacity), (needed), sizeof *(array))
 _Bool mem_grow_(void *array_pointer, size_t *capacity, size_t needed, size_t element_size)
     __attribute__((warn_unused_result));
 
-/* Fails the nth allocation from now (1 = the next) in this process, once; 0 switches it off. Tests only. */
+/*
+ * Fails the nth allocation from now (1 = the next) in this process, once; 0 switches it off. Tests
+ * only.
+ */
 void mem_fail_nth(uint64_t n);
 
 #endif

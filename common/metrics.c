@@ -11,7 +11,10 @@
 
 #define METRIC_MAX 512
 
-/* A counter's value is count + elapsed_ns / 1e9; one of the two stays 0. A gauge's is a double in `bits`. */
+/*
+ * A counter's value is count + elapsed_ns / 1e9; one of the two stays 0. A gauge's is a double in
+ * `bits`.
+ */
 struct metric {
     char *name;
     char *help;
@@ -130,7 +133,8 @@ void metrics_write_text(struct str *out)
         const struct metric *m = &metrics[i];
         str_append_format(out, "# HELP %s ", m->name);
         write_help(m->help, out);
-        str_append_format(out, "\n# TYPE %s %s\n%s ", m->name, m->is_gauge ? "gauge" : "counter", m->name);
+        str_append_format(out, "\n# TYPE %s %s\n%s ", m->name,
+                          m->is_gauge ? "gauge" : "counter", m->name);
         write_value(m, out);
         str_append(out, "\n");
     }

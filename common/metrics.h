@@ -1,8 +1,9 @@
 /*
  * metrics.h - counters and gauges with names, for the log, `metrics.jsonl` and (later) Prometheus.
  *
- * Names have the prefix `paramd_`, base units (`_seconds`, `_bytes`), `_total` on counters. A metric is
- * registered once, by its first use, and lives as long as the process; there are at most 512.
+ * Names have the prefix `paramd_`, base units (`_seconds`, `_bytes`), `_total` on counters. A
+ * metric is registered once, by its first use, and lives as long as the process; there are at most
+ * 512.
  *
  * Threads  any; updates are relaxed atomics.
  */

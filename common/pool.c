@@ -16,10 +16,11 @@
 #include "common/mem.h"
 
 /*
- * A run is published by writing its fields, then `claim` (generation, next piece), then `ticket`, on which
- * idle threads wait. A piece is taken by compare-and-swap of the whole of `claim`: when that succeeds the
- * generation is the one whose fields were read before, and they cannot change while one of its pieces is
- * unfinished. So a thread that wakes late does no harm and nobody waits for it.
+ * A run is published by writing its fields, then `claim` (generation, next piece), then `ticket`,
+ * on which idle threads wait. A piece is taken by compare-and-swap of the whole of `claim`: when
+ * that succeeds the generation is the one whose fields were read before, and they cannot change
+ * while one of its pieces is unfinished. So a thread that wakes late does no harm and nobody waits
+ * for it.
  */
 struct pool {
     _Atomic uint64_t claim;               /* generation << 32 | index of the next piece */
@@ -144,7 +145,8 @@ struct pool *pool_create(uint32_t thread_count)
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failure != 0) {
-        err_set_errno(ERR_LIMIT, failure, "cannot start thread %u of %u", p->started + 1, thread_count);
+        err_set_errno(ERR_LIMIT, failure, "cannot start thread %u of %u", p->started + 1,
+                      thread_count);
         pool_destroy(p);
         return NULL;
     }
@@ -169,7 +171,8 @@ uint32_t pool_thread_count(const struct pool *p)
 }
 
 void pool_run(struct pool *p, uint32_t count,
-              void (*piece)(void *context, uint32_t piece_index, uint32_t thread_index), void *context)
+              void (*piece)(void *context, uint32_t piece_index, uint32_t thread_index),
+              void *context)
 {
     if (p == NULL || p->thread_count == 1 || count <= 1) {
         for (uint32_t i = 0; i < count; i++)

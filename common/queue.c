@@ -95,7 +95,8 @@ enum err queue_push(struct queue *q, void *item, uint32_t timeout_ms)
     if (result == ERR_CANCELLED)
         return err_set(result, "the queue is closed");
     if (result == ERR_LIMIT)
-        return err_set(result, "the queue has been full of %zu items for %u ms", q->capacity, timeout_ms);
+        return err_set(result, "the queue has been full of %zu items for %u ms", q->capacity,
+                       timeout_ms);
     return ERR_NONE;
 }
 

@@ -1,8 +1,8 @@
 /*
  * queue.h - the bounded queue between threads: the only way that work passes from one to another.
  *
- * First in, first out, of pointers; several producers, several consumers. A full queue makes the producer
- * wait up to a deadline, or says so at once; there is no unbounded one.
+ * First in, first out, of pointers; several producers, several consumers. A full queue makes the
+ * producer wait up to a deadline, or says so at once; there is no unbounded one.
  *
  * Units    timeout_ms: 0 = do not wait; QUEUE_FOREVER only where close() is sure to come.
  * Threads  any, all functions but create and destroy.
@@ -20,7 +20,7 @@
 struct queue;
 
 struct queue *queue_create(size_t capacity);
-void queue_destroy(struct queue *q);                       /* accepts NULL; CHECKs that it is empty or closed */
+void queue_destroy(struct queue *q);       /* accepts NULL; CHECKs that it is empty or closed */
 
 /* ERR_LIMIT: full until the time-out. ERR_CANCELLED: closed; the item was not taken. */
 enum err queue_push(struct queue *q, void *item, uint32_t timeout_ms) MUST_CHECK;

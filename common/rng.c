@@ -21,15 +21,16 @@ uint64_t rng_key(uint64_t seed, const char *purpose, uint64_t index)
 }
 
 /*
- * The natural logarithm of n * 2^-32 for n in [1, 2^32], to about 1e-12: n = 2^e m with m near 1, and
- * log m = 2 atanh((m - 1) / (m + 1)) by its series.
+ * The natural logarithm of n * 2^-32 for n in [1, 2^32], to about 1e-12: n = 2^e m with m near 1,
+ * and log m = 2 atanh((m - 1) / (m + 1)) by its series.
  */
 static inline double log_fraction(uint64_t n)
 {
     double value = (double)n;
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
-    bits += 0x3ff0000000000000ull - 0x3fe6a09e00000000ull;    /* so that m is in [sqrt(1/2), sqrt(2)) */
+    /* Shifted so that m is in [sqrt(1/2), sqrt(2)). */
+    bits += 0x3ff0000000000000ull - 0x3fe6a09e00000000ull;
     int exponent = (int)(bits >> 52) - 0x3ff;
     bits = (bits & 0x000fffffffffffffull) + 0x3fe6a09e00000000ull;
     double m;
@@ -47,7 +48,9 @@ static inline double log_fraction(uint64_t n)
     return 2.0 * f * series + (double)(exponent - 32) * 0x1.62e42fefa39efp-1;
 }
 
-/* cos(2 pi turns * 2^-32) as the sine of the angle to a quarter turn, which lies in [-pi/2, pi/2]. */
+/*
+ * cos(2 pi turns * 2^-32) as the sine of the angle to a quarter turn, which lies in [-pi/2, pi/2].
+ */
 static inline double cos_turns(uint32_t turns)
 {
     int64_t half = (int32_t)turns;
@@ -65,8 +68,9 @@ static inline double cos_turns(uint32_t turns)
 }
 
 /*
- * Every step is one IEEE operation on doubles, and the build allows neither contraction nor reordering, so
- * vectorized and scalar code agree in every bit. Square roots are correctly rounded everywhere.
+ * Every step is one IEEE operation on doubles, and the build allows neither contraction nor
+ * reordering, so vectorized and scalar code agree in every bit. Square roots are correctly rounded
+ * everywhere.
  */
 void rng_normal_fill(uint64_t key, uint64_t counter, float *out, uint32_t count)
 {

@@ -1,12 +1,13 @@
 /*
  * rng.h - random numbers that are pure functions of a counter.
  *
- * rng_at(key, counter) has no state, so that initial values, dropout masks and permutations do not depend on
- * who asks, in which order, how often. mix64() is the bijection that keys pass on entry (PROTOCOL.md 1).
+ * rng_at(key, counter) has no state, so that initial values, dropout masks and permutations do not
+ * depend on who asks, in which order, how often. mix64() is the bijection that keys pass on entry
+ * (PROTOCOL.md 1).
  *
- * Sources  mix64: Stafford's variant 13 of the MurmurHash3 finalizer, as in SplitMix64 (Steele, Lea, Flood,
- *          OOPSLA 2014). Normal numbers: Box-Muller on two uniforms, with our own log and cos polynomials,
- *          so that no libm is in the result.
+ * Sources  mix64: Stafford's variant 13 of the MurmurHash3 finalizer, as in SplitMix64 (Steele,
+ *          Lea, Flood, OOPSLA 2014). Normal numbers: Box-Muller on two uniforms, with our own log
+ *          and cos polynomials, so that no libm is in the result.
  * Threads  none needed; all functions are pure.
  */
 #ifndef PARAMD_COMMON_RNG_H

@@ -210,7 +210,10 @@ size_t str_utf8_length(struct span text)
     return length;
 }
 
-/* Matches one character against the set that begins after '['; returns the place after ']', or NULL. */
+/*
+ * Matches one character against the set that begins after '['; returns the place after ']', or
+ * NULL.
+ */
 static const char *match_set(const char *set, char c, bool *matches)
 {
     bool negated = *set == '!' || *set == '^';

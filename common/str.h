@@ -1,5 +1,6 @@
 /*
- * str.h - strings: a growing one, slices of others, and parsing of numbers that rejects what is not one.
+ * str.h - strings: a growing one, slices of others, and parsing of numbers that rejects what is not
+ * one.
  *
  * Threads  none; the caller owns what it passes.
  */
@@ -27,7 +28,10 @@ bool span_equal(struct span a, struct span b);
 bool span_is(struct span a, const char *text);
 struct span span_trim(struct span text);                 /* spaces and tabs at both ends */
 
-/* A growing, always terminated string. Zero-initialize; str_deinit() frees. Appending CHECKs memory. */
+/*
+ * A growing, always terminated string. Zero-initialize; str_deinit() frees. Appending CHECKs
+ * memory.
+ */
 struct str {
     char *data;
     size_t size;     /* without the final 0 */
@@ -43,14 +47,18 @@ void str_deinit(struct str *s);
 /* Whole text or nothing: leading or trailing characters, overflow and empty text are ERR_INPUT. */
 enum err str_parse_u64(struct span text, uint64_t *out) MUST_CHECK;
 enum err str_parse_i64(struct span text, int64_t *out) MUST_CHECK;
-enum err str_parse_f64(struct span text, double *out) MUST_CHECK;   /* also "1e-3"; not nan, inf, hex */
+/* Also "1e-3"; not nan, inf, hexadecimal. */
+enum err str_parse_f64(struct span text, double *out) MUST_CHECK;
 
 /* Bytes of the UTF-8 sequence (RFC 3629) that `text` begins with; 0: empty, or not valid. */
 size_t str_utf8_length(struct span text);
 
 bool str_glob_match(const char *pattern, const char *text);         /* * ? and [abc] */
 
-/* Of `candidates` (NULL-terminated) the one nearest to `text` by edit distance, or NULL if none is near. */
+/*
+ * Of `candidates` (NULL-terminated) the one nearest to `text` by edit distance, or NULL if none is
+ * near.
+ */
 const char *str_nearest(const char *text, const char *const *candidates);
 
 #endif

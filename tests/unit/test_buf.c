@@ -1,8 +1,8 @@
 /*
- * Goal: a buffer lives exactly as long as its last reference; a chain gives its bytes back in order however
- * they are cut; a cursor steps over slice ends anywhere.
- * Method: releases are counted; each read is compared with a flat copy, for every pair of cuts of a short
- * text, every offset and every size.
+ * Goal: a buffer lives exactly as long as its last reference; a chain gives its bytes back in order
+ * however they are cut; a cursor steps over slice ends anywhere. Method: releases are counted; each
+ * read is compared with a flat copy, for every pair of cuts of a short text, every offset and every
+ * size.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /*
- * Goal: crc32c() is CRC32C, by the instruction and by tables, at every length and alignment, in parts too.
- * Method: RFC 3720's vectors; a bit-by-bit reference.
+ * Goal: crc32c() is CRC32C, by the instruction and by tables, at every length and alignment, in
+ * parts too. Method: RFC 3720's vectors; a bit-by-bit reference.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /*
- * Goal: the thread's error text is what was set, survives being built from itself, is cut and not overrun
- * when long, and belongs to its thread; CHECK stops the process and says where.
- * Method: direct calls; CHECK in a forked child whose stderr is read.
+ * Goal: the thread's error text is what was set, survives being built from itself, is cut and not
+ * overrun when long, and belongs to its thread; CHECK stops the process and says where. Method:
+ * direct calls; CHECK in a forked child whose stderr is read.
  */
 #include <setjmp.h>
 #include <stdarg.h>

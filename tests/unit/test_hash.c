@@ -1,6 +1,6 @@
 /*
- * Goal: hash64() is XXH64, over a chain as over flat bytes.
- * Method: published values; every pair of cuts of a text that is longer than the hash's own 32-byte stripe.
+ * Goal: hash64() is XXH64, over a chain as over flat bytes. Method: published values; every pair of
+ * cuts of a text that is longer than the hash's own 32-byte stripe.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /*
- * Goal: what is written can be read and is the same; what is not JSON is refused with line and column; the
- * same calls write the same bytes; numbers keep every bit.
- * Method: tables of texts; random doubles; random damage to a good text (no crash, no leak under asan).
+ * Goal: what is written can be read and is the same; what is not JSON is refused with line and
+ * column; the same calls write the same bytes; numbers keep every bit. Method: tables of texts;
+ * random doubles; random damage to a good text (no crash, no leak under asan).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -31,8 +31,10 @@ static struct json *parse(const char *text)
 static void test_canonical_texts(void **state)
 {
     static const char *const same[] = {
-        "null", "true", "false", "0", "-1", "9223372036854775807", "-9223372036854775808", "0.5", "-0.0",
-        "1.0", "1e+300", "5e-324", "0.1", "0.30000000000000004", "1.7976931348623157e+308", "\"\"", "\"a\\\"b\\\\c\\n\\t\\r\\b\\f\\u0001\"",
+        "null", "true", "false", "0", "-1", "9223372036854775807", "-9223372036854775808",
+        "0.5", "-0.0",
+        "1.0", "1e+300", "5e-324", "0.1", "0.30000000000000004", "1.7976931348623157e+308", "\"\"",
+        "\"a\\\"b\\\\c\\n\\t\\r\\b\\f\\u0001\"",
         "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"", "[]", "{}", "[1,[2,[]],{}]",
         "{\"b\":1,\"a\":{\"c\":[null,true]},\"\":0}",
     };
@@ -117,7 +119,8 @@ static void test_errors(void **state)
     }
     struct json *j = NULL;
     assert_int_equal(json_parse("test", "[\0]", 3, &j), ERR_INPUT);
-    assert_int_equal(json_parse("test", "12", 1, &j), ERR_NONE);    /* the size counts, not a final 0 */
+    /* The size counts, not a final 0. */
+    assert_int_equal(json_parse("test", "12", 1, &j), ERR_NONE);
     assert_int_equal(json_as_int(j), 1);
     json_destroy(j);
 }
@@ -179,11 +182,13 @@ static void test_building(void **state)
     json_set(root, "empty", json_object());
     struct str out = {0};
     json_write(root, false, &out);
-    assert_string_equal(out.data, "{\"name\":\"a\xef\xbf\xbd z\",\"step\":13,\"loss\":0.25,\"done\":false,"
+    assert_string_equal(out.data, "{\"name\":\"a\xef\xbf\xbd z\",\"step\":13,\"loss\":0.25,"
+                                  "\"done\":false,"
                                   "\"list\":[1,\"x\"],\"none\":null,\"empty\":{}}");
     str_clear(&out);
     json_write(root, true, &out);
-    assert_string_equal(out.data, "{\n  \"name\": \"a\xef\xbf\xbd z\",\n  \"step\": 13,\n  \"loss\": 0.25,\n"
+    assert_string_equal(out.data, "{\n  \"name\": \"a\xef\xbf\xbd z\",\n  \"step\": 13,\n"
+                                  "  \"loss\": 0.25,\n"
                                   "  \"done\": false,\n  \"list\": [\n    1,\n    \"x\"\n  ],\n"
                                   "  \"none\": null,\n  \"empty\": {}\n}");
     assert_int_equal(json_count(root), 7);
@@ -201,7 +206,8 @@ static void test_building(void **state)
 
 static void test_typed_access(void **state)
 {
-    struct json *j = parse("{\"t\":\"x\",\"i\":7,\"m\":-7,\"n\":1.5,\"b\":true,\"a\":[1],\"o\":{},\"z\":null}");
+    struct json *j = parse("{\"t\":\"x\",\"i\":7,\"m\":-7,\"n\":1.5,\"b\":true,"
+                           "\"a\":[1],\"o\":{},\"z\":null}");
     const char *text = "untouched";
     uint64_t u64 = 99;
     double number = 99;
@@ -279,7 +285,8 @@ static void test_big_object(void **state)
 
 static void test_damage(void **state)
 {
-    static const char good[] = "{\"a\":[1,2.5,-3e4,\"x\\u00e9\\n\"],\"b\":{\"c\":null,\"d\":[true,false,{}]}}";
+    static const char good[] = "{\"a\":[1,2.5,-3e4,\"x\\u00e9\\n\"],"
+                               "\"b\":{\"c\":null,\"d\":[true,false,{}]}}";
     char text[sizeof good];
     uint32_t accepted = 0;
     for (uint64_t i = 0; i < 50000; i++) {

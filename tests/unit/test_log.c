@@ -1,8 +1,8 @@
 /*
- * Goal: a log line has the promised form, cannot be split or disguised by its values, obeys the level, goes
- * to the file and to the journal as each wants it.
- * Method: lines are written to a temporary file and compared, the time stamp by its pattern; the journal's
- * form in a child whose stderr is the pipe that JOURNAL_STREAM names.
+ * Goal: a log line has the promised form, cannot be split or disguised by its values, obeys the
+ * level, goes to the file and to the journal as each wants it. Method: lines are written to a
+ * temporary file and compared, the time stamp by its pattern; the journal's form in a child whose
+ * stderr is the pipe that JOURNAL_STREAM names.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -56,7 +56,8 @@ static int tear_down(void **state)
 static void test_form(void **state)
 {
     log_info("shard", "restored step=%d rows=%zu", 12, (size_t)34);
-    assert_true(str_glob_match(STAMP "server-0 info shard restored step=12 rows=34\n", log_content()));
+    assert_true(
+        str_glob_match(STAMP "server-0 info shard restored step=12 rows=34\n", log_content()));
     log_error("rpc", "bad value='%s'", "x\ny\tz\x1b[31m\x7f");
     assert_true(str_glob_match(
         STAMP "server-0 error rpc bad value='x\\ny\\x09z\\x1b[[]31m\\x7f'\n", log_content()));
@@ -154,10 +155,12 @@ static void run_child(ino_t inode_shift)
 static void test_journal(void **state)
 {
     run_child(0);
-    assert_string_equal(content, "<6>info early before\n<3>server-3 error x first\n<4>server-3 warn x "
-                                 "second\n<6>server-3 info x third\n<7>server-3 debug x fourth\n");
+    assert_string_equal(content, "<6>info early before\n<3>server-3 error x first\n"
+                                 "<4>server-3 warn x second\n<6>server-3 info x third\n"
+                                 "<7>server-3 debug x fourth\n");
     run_child(1);
-    assert_true(str_glob_match(STAMP "info early before\n" STAMP "server-3 error x first\n*", content));
+    assert_true(
+        str_glob_match(STAMP "info early before\n" STAMP "server-3 error x first\n*", content));
 }
 
 static int child_main(void)

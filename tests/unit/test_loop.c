@@ -1,7 +1,8 @@
 /*
- * Goal: posts run on the loop's thread in order, within their bound, also those accepted just before the
- * stop; timers, signals and the end of a pipe arrive; what is destroyed stays silent.
- * Method: a loop a test; each ends by loop_stop(). Nothing is asserted about how long a thing takes.
+ * Goal: posts run on the loop's thread in order, within their bound, also those accepted just
+ * before the stop; timers, signals and the end of a pipe arrive; what is destroyed stays silent.
+ * Method: a loop a test; each ends by loop_stop(). Nothing is asserted about how long a thing
+ * takes.
  */
 #include <setjmp.h>
 #include <stdarg.h>

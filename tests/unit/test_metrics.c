@@ -1,6 +1,6 @@
 /*
- * Goal: a metric is one by its name, counts what every thread adds, and is written as Prometheus reads it.
- * Method: threads that add; the whole text compared.
+ * Goal: a metric is one by its name, counts what every thread adds, and is written as Prometheus
+ * reads it. Method: threads that add; the whole text compared.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -60,7 +60,8 @@ static void test_metrics(void **state)
     static const struct {
         double value;
         const char *text;
-    } cases[] = {{NAN, "NaN"}, {INFINITY, "+Inf"}, {-INFINITY, "-Inf"}, {1e300, "1e+300"}, {0, "0"}};
+    } cases[] = {{NAN, "NaN"}, {INFINITY, "+Inf"}, {-INFINITY, "-Inf"},
+                 {1e300, "1e+300"}, {0, "0"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         metric_set(depth, cases[i].value);
         str_clear(&out);

@@ -1,8 +1,8 @@
 /*
- * Goal: every piece runs exactly once and pool_run() returns after the last, for any number of threads and
- * pieces, run after run, with and without pauses that let the threads fall asleep.
- * Method: each piece counts itself without atomics in its own place, so that a piece that ran twice, late or
- * in the next run shows (and is a race to the thread sanitizer).
+ * Goal: every piece runs exactly once and pool_run() returns after the last, for any number of
+ * threads and pieces, run after run, with and without pauses that let the threads fall asleep.
+ * Method: each piece counts itself without atomics in its own place, so that a piece that ran
+ * twice, late or in the next run shows (and is a race to the thread sanitizer).
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,8 +1,8 @@
 /*
- * Goal: items pass once, in order, never more than the capacity at a time; full, empty and closed say so;
- * closing wakes everybody.
- * Method: the single-threaded rules one by one; then several producers and consumers through a small queue,
- * counting each item. No test depends on how long anything takes.
+ * Goal: items pass once, in order, never more than the capacity at a time; full, empty and closed
+ * say so; closing wakes everybody. Method: the single-threaded rules one by one; then several
+ * producers and consumers through a small queue, counting each item. No test depends on how long
+ * anything takes.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,8 +1,8 @@
 /*
- * Goal: random numbers are the same for ever and everywhere, however they are asked for, and have the
- * distribution that they claim.
- * Method: values known from SplitMix64's publication and from an independent program; bitwise comparison of
- * one call with many; moments against their standard errors (the numbers are fixed, so no test is flaky).
+ * Goal: random numbers are the same for ever and everywhere, however they are asked for, and have
+ * the distribution that they claim. Method: values known from SplitMix64's publication and from an
+ * independent program; bitwise comparison of one call with many; moments against their standard
+ * errors (the numbers are fixed, so no test is flaky).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -64,7 +64,10 @@ static void test_known_values(void **state)
     }
 }
 
-/* Vector code runs in long calls only: every length and start must give the same bits as single ones. */
+/*
+ * Vector code runs in long calls only: every length and start must give the same bits as single
+ * ones.
+ */
 static void test_normal_fill_is_a_pure_function(void **state)
 {
     float single[300], block[301];
