@@ -1,0 +1,158 @@
+#include "server/table.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/mem.h"
+#include "server/table_internal.h"
+
+#define LINE_FLOATS    16u
+#define PREFETCH_LINES 16u /* of one row; the rest is left to the hardware */
+
+/*
+ * max_rows is meant for the whole model. Mixed keys spread evenly, so a shard's part is its part of
+ * the partitions, give or take a few standard deviations; one shard alone has the bound itself.
+ */
+static uint64_t rows_max_of(const struct schema_table *schema, uint32_t partitions)
+{
+    if (schema->max_rows == 0 || partitions == PARTITION_COUNT)
+        return schema->max_rows;
+    double part = (double)schema->max_rows * partitions / PARTITION_COUNT;
+    double bound = ceil(part + 6.0 * sqrt(part)) + 1.0;
+    return bound < (double)schema->max_rows ? (uint64_t)bound : schema->max_rows;
+}
+
+enum err table_create(const struct schema_table *schema, uint32_t first_partition,
+                      uint32_t end_partition, struct table **out)
+{
+    struct table *t = mem_calloc(1, sizeof *t);
+    if (t == NULL)
+        return ERR_MEMORY;
+    t->schema = schema;
+    t->first_partition = first_partition;
+    t->end_partition = end_partition;
+    t->rows_max = rows_max_of(schema, end_partition - first_partition);
+    arena_init(&t->arena, schema->state_dim);
+    enum err e = index_init(&t->index, first_partition, end_partition);
+    if (e != ERR_NONE) {
+        table_destroy(t);
+        return err_prefix(e, "table %s", schema->name);
+    }
+    *out = t;
+    return ERR_NONE;
+}
+
+void table_destroy(struct table *t)
+{
+    if (t == NULL)
+        return;
+    table_snapshot_end(t);
+    arena_deinit(&t->arena);
+    index_deinit(&t->index);
+    mem_free(t);
+}
+
+uint64_t table_rows(const struct table *t)
+{
+    return t->index.count;
+}
+
+uint64_t table_memory(const struct table *t)
+{
+    return sizeof *t + t->index.bytes + arena_memory(&t->arena) + table_snapshot_memory(t);
+}
+
+static inline void prefetch_row(const float *row, uint32_t floats)
+{
+    uint32_t lines = (floats + LINE_FLOATS - 1) / LINE_FLOATS;
+    if (lines > PREFETCH_LINES)
+        lines = PREFETCH_LINES;
+    for (uint32_t i = 0; i < lines; i++)
+        __builtin_prefetch(row + i * LINE_FLOATS);
+}
+
+static bool owns_all(const struct table *t, const uint64_t *keys, uint32_t count)
+{
+    return count == 0 || (partition_of_key(keys[0]) >= t->first_partition &&
+                          partition_of_key(keys[count - 1]) < t->end_partition);
+}
+
+void table_find(const struct table *t, const uint64_t *keys, uint32_t count, float **rows)
+{
+    CHECK(count <= TABLE_BATCH && owns_all(t, keys, count));
+    /* First all slots are on their way, then all rows; each key waits for what the others asked
+     * for. */
+    for (uint32_t i = 0; i < count; i++)
+        index_prefetch(&t->index, keys[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t row = index_find(&t->index, keys[i]);
+        rows[i] = row != INDEX_EMPTY ? arena_row(&t->arena, row) : NULL;
+        if (rows[i] != NULL)
+            prefetch_row(rows[i], t->schema->dim);
+    }
+}
+
+/* A row whose state the caller fills before commit_row(). */
+static enum err prepare_row(struct table *t, uint64_t key, float **row_out)
+{
+    if (t->rows_max != 0 && t->index.count >= t->rows_max)
+        return err_set(ERR_LIMIT,
+                       "table %s has %llu rows in this shard, and max_rows is %llu in all: raise "
+                       "tables.%s.max_rows or see fewer keys (min_count, buckets)",
+                       t->schema->name, (unsigned long long)t->index.count,
+                       (unsigned long long)t->schema->max_rows, t->schema->name);
+    enum err e = index_reserve(&t->index, key);
+    if (e == ERR_NONE)
+        e = arena_reserve(&t->arena);
+    if (e != ERR_NONE)
+        return err_prefix(e, "table %s", t->schema->name);
+    *row_out = arena_row(&t->arena, t->arena.rows);
+    return ERR_NONE;
+}
+
+static void commit_row(struct table *t, uint64_t key)
+{
+    enum err e = index_insert(&t->index, key, t->arena.rows);
+    CHECK(e == ERR_NONE); /* its room is reserved */
+    t->arena.rows++;
+}
+
+enum err table_find_or_insert(struct table *t, const uint64_t *keys, uint32_t count, float **rows)
+{
+    CHECK(count <= TABLE_BATCH && owns_all(t, keys, count));
+    for (uint32_t i = 0; i < count; i++)
+        index_prefetch(&t->index, keys[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t row = index_find(&t->index, keys[i]);
+        if (row != INDEX_EMPTY) {
+            rows[i] = arena_row(&t->arena, row);
+            prefetch_row(rows[i], t->schema->state_dim);
+            continue;
+        }
+        enum err e = prepare_row(t, keys[i], &rows[i]);
+        if (e != ERR_NONE)
+            return e;
+        schema_row_init_state(t->schema, keys[i], rows[i]);
+        commit_row(t, keys[i]);
+    }
+    return ERR_NONE;
+}
+
+enum err table_load(struct table *t, uint64_t key, const float *state)
+{
+    if (!owns_all(t, &key, 1))
+        return err_set(ERR_CORRUPT, "table %s: key %llu is not in partitions %u to %u",
+                       t->schema->name, (unsigned long long)key, t->first_partition,
+                       t->end_partition - 1);
+    if (index_find(&t->index, key) != INDEX_EMPTY)
+        return err_set(ERR_CORRUPT, "table %s: key %llu is there twice", t->schema->name,
+                       (unsigned long long)key);
+    float *row;
+    enum err e = prepare_row(t, key, &row);
+    if (e != ERR_NONE)
+        return e;
+    memcpy(row, state, t->schema->state_dim * sizeof *state);
+    commit_row(t, key);
+    return ERR_NONE;
+}
