@@ -1,0 +1,73 @@
+#include "cli/checkpoint_find.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "common/storage.h"
+#include "server/snapshot.h"
+
+static char *without_slashes(const char *uri)
+{
+    char *copy = must_strdup(uri);
+    size_t size = strlen(copy);
+
+    while (size > 1 && copy[size - 1] == '/')
+        copy[--size] = 0;
+    return copy;
+}
+
+/* The newest good one directly in `uri`; *out stays NULL when there is none. */
+static enum err newest_in(const char *uri, char **out)
+{
+    struct checkpoint_listing *l = NULL;
+    size_t count = 0;
+    enum err err = checkpoint_list(uri, &l, &count);
+
+    for (size_t i = 0; !err && i < count && !*out; i++) {
+        if (l[i].refused == ERR_NONE)
+            *out = must_strdup(l[i].directory);
+        else if (l[i].committed)
+            fprintf(stderr, "warning: passed over: %s\n", l[i].why);
+    }
+    checkpoint_listing_free(l, count);
+    return err;
+}
+
+static enum err newest_below(const char *uri, char **out)
+{
+    struct storage_list list = {0};
+    enum err err = storage_list(uri, &list);
+
+    for (size_t i = 0; !err && i < list.count && !*out; i++) {
+        if (!list.entries[i].info.is_directory)
+            continue;
+        char *below = storage_join(uri, list.entries[i].name);
+        err = newest_in(below, out);
+        mem_free(below);
+    }
+    storage_list_deinit(&list);
+    return err;
+}
+
+enum err checkpoint_find(const char *uri, char **directory_out)
+{
+    char *bare = without_slashes(uri), *found = NULL;
+    const char *slash = strrchr(bare, '/');
+    uint64_t generation, step;
+    enum err err = ERR_NONE;
+
+    if (checkpoint_name_parse(slash ? slash + 1 : bare, &generation, &step) == ERR_NONE) {
+        *directory_out = bare;
+        return ERR_NONE;
+    }
+    err = newest_in(bare, &found);
+    if (!err && !found)
+        err = newest_below(bare, &found);
+    if (!err && !found)
+        err = err_set(ERR_NOT_FOUND, "there is no good checkpoint in %s", bare);
+    mem_free(bare);
+    if (!err)
+        *directory_out = found;
+    return err;
+}

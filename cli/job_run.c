@@ -1,0 +1,198 @@
+#include "cli/job_run.h"
+
+#include <signal.h>
+#include <string.h>
+
+#include "cli/local.h"
+#include "common/clock.h"
+#include "common/mem.h"
+#include "common/member.h"
+
+#define COME_UP_MS 30000u
+#define CALL_MS 5000u
+#define POLL_MS 100u
+#define SILENCE_MS 30000u            /* no answer from a leader whose processes all live */
+#define INTERRUPT_GRACE_MS 30000u
+#define STOP_GRACE_MS 5000u
+
+static volatile sig_atomic_t signals_seen;
+
+static void count_signal(int number)
+{
+    (void)number;
+    signals_seen++;
+}
+
+struct handlers {
+    struct sigaction interrupt, terminate;
+};
+
+static void handlers_install(struct handlers *old)
+{
+    struct sigaction action = {.sa_handler = count_signal};
+
+    signals_seen = 0;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, &old->interrupt);
+    sigaction(SIGTERM, &action, &old->terminate);
+}
+
+static void handlers_restore(const struct handlers *old)
+{
+    sigaction(SIGINT, &old->interrupt, NULL);
+    sigaction(SIGTERM, &old->terminate, NULL);
+}
+
+/* Retries while the cluster elects its leader. */
+static enum err submit(struct local *local, const struct job_request *request, struct job_outcome *out)
+{
+    Paramd__Control__SubmitRequest message = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
+    Paramd__Control__SubmitReply *reply = NULL;
+    struct str yaml = {0};
+    uint64_t end = clock_ms() + COME_UP_MS;
+    enum err err;
+
+    job_write(request->job, &yaml);
+    message.job_yaml = yaml.data;
+    message.mode = (char *)request->mode;
+    message.resume = request->resume;
+    message.resume_auto = request->resume_auto;
+    message.fresh = request->fresh;
+    message.checkpoint = (char *)(request->checkpoint ? request->checkpoint : "");
+    for (;;) {
+        err = control_call(local_registry(local), CONTROL_SUBMIT, &message.base,
+                           &paramd__control__submit_reply__descriptor, CALL_MS, (ProtobufCMessage **)&reply);
+        if (err == ERR_NONE || signals_seen || clock_ms() > end)
+            break;
+        if (!local_is_whole(local, &out->why)) {
+            err = err_set(ERR_UNAVAILABLE, "%s", out->why.data);
+            break;
+        }
+        clock_sleep_ms(20);
+    }
+    if (!err && *reply->error)
+        err = err_set(ERR_REFUSED, "%s", reply->error);
+    if (reply)
+        paramd__control__submit_reply__free_unpacked(reply, NULL);
+    str_deinit(&yaml);
+    return err;
+}
+
+static enum err ask_status(struct local *local, const char *job, struct job_outcome *out)
+{
+    Paramd__Control__StatusRequest message = PARAMD__CONTROL__STATUS_REQUEST__INIT;
+    Paramd__Control__StatusReply *reply = NULL;
+
+    message.job = (char *)job;
+    enum err err = control_call(local_registry(local), CONTROL_STATUS, &message.base,
+                                &paramd__control__status_reply__descriptor, CALL_MS, (ProtobufCMessage **)&reply);
+    if (err)
+        return err;
+    if (!reply->found) {
+        paramd__control__status_reply__free_unpacked(reply, NULL);
+        return err_set(ERR_NOT_FOUND, "the cluster does not know job '%s'", job);
+    }
+    if (out->status)
+        paramd__control__status_reply__free_unpacked(out->status, NULL);
+    out->status = reply;
+    return ERR_NONE;
+}
+
+static void ask_stop(struct local *local, const char *job, struct progress *progress)
+{
+    Paramd__Control__StopRequest message = PARAMD__CONTROL__STOP_REQUEST__INIT;
+    Paramd__Control__SimpleReply *reply = NULL;
+
+    message.job = (char *)job;
+    message.checkpoint = true;
+    progress_say(progress, "stopping at the next drain point, with a checkpoint; once more ends it at once");
+    if (control_call(local_registry(local), CONTROL_STOP, &message.base, &paramd__control__simple_reply__descriptor,
+                     CALL_MS, (ProtobufCMessage **)&reply) != ERR_NONE)
+        return; /* the grace time ends it */
+    paramd__control__simple_reply__free_unpacked(reply, NULL);
+}
+
+/* true: the job is over and *out says how. */
+static bool is_over(struct job_outcome *out)
+{
+    const char *state = out->status->state;
+
+    if (strcmp(state, "DONE") == 0) {
+        out->kind = JOB_ENDED;
+    } else if (strcmp(state, "STOPPED") == 0) {
+        out->kind = JOB_INTERRUPTED;
+    } else if (strcmp(state, "FAILED") == 0) {
+        out->kind = JOB_FAILED;
+        str_clear(&out->why);
+        str_append(&out->why, out->status->why);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void follow(struct local *local, const struct job_request *request, struct progress *progress,
+                   struct job_outcome *out)
+{
+    uint64_t answered = clock_ms(), stop_asked = 0;
+
+    for (;; clock_sleep_ms(POLL_MS)) {
+        if (signals_seen && !stop_asked) {
+            stop_asked = clock_ms();
+            ask_stop(local, request->job->name, progress);
+        }
+        if (signals_seen > 1 || (stop_asked && clock_ms() - stop_asked > INTERRUPT_GRACE_MS)) {
+            out->kind = JOB_INTERRUPTED;
+            return;
+        }
+        if (ask_status(local, request->job->name, out) == ERR_NONE) {
+            answered = clock_ms();
+            progress_update(progress, out->status);
+            if (is_over(out) && out->kind != JOB_FAILED)
+                return;
+        }
+        str_clear(&out->why);
+        if (!local_is_whole(local, &out->why)) {
+            out->kind = JOB_DIED;
+            return;
+        }
+        if (out->status && is_over(out))
+            return;
+        if (clock_ms() - answered > SILENCE_MS) {
+            str_append_format(&out->why, "the coordinator has not answered for %u s: %s", SILENCE_MS / 1000, err_text());
+            out->kind = JOB_FAILED;
+            return;
+        }
+    }
+}
+
+enum err job_run(const struct job_request *request, struct progress *progress, struct job_outcome *out)
+{
+    struct local_options options = {request->directory, request->servers, request->workers, request->daemon_sets};
+    struct local *local = NULL;
+    struct handlers old;
+    enum err err;
+
+    *out = (struct job_outcome){.kind = JOB_FAILED};
+    handlers_install(&old);
+    err = local_start(&options, &local);
+    if (!err)
+        err = submit(local, request, out);
+    if (err && signals_seen) {
+        err = ERR_NONE;
+        out->kind = JOB_INTERRUPTED;
+    } else if (!err) {
+        follow(local, request, progress, out);
+    }
+    local_stop(local, STOP_GRACE_MS);
+    handlers_restore(&old);
+    return err;
+}
+
+void job_outcome_deinit(struct job_outcome *o)
+{
+    str_deinit(&o->why);
+    if (o->status)
+        paramd__control__status_reply__free_unpacked(o->status, NULL);
+    *o = (struct job_outcome){0};
+}

@@ -1,0 +1,348 @@
+#include "cli/local.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/settings.h"
+#include "common/storage.h"
+#include "server/server.h"
+#include "worker/worker.h"
+
+#define REGISTRY_PREFIX "registry-"
+
+struct process {
+    char *name;                      /* "server-0" */
+    char *log;
+    pid_t pid;                       /* 0: waited for */
+    int status;
+};
+
+struct local {
+    char *directory, *registry_path;
+    struct registry *registry;
+    struct process *processes;
+    uint32_t process_count;
+    int pipe_write;
+    struct server *server;           /* in this process */
+    struct worker *worker;
+};
+
+/* ---- settings of a daemon, as --set texts ---- */
+
+struct texts {
+    char **items;
+    size_t count;
+};
+
+static void texts_add(struct texts *t, char *item)
+{
+    t->items = must_realloc(t->items, t->count + 2, sizeof *t->items);
+    t->items[t->count++] = item;
+    t->items[t->count] = NULL;
+}
+
+static void texts_free(struct texts *t)
+{
+    for (size_t i = 0; i < t->count; i++)
+        mem_free(t->items[i]);
+    mem_free(t->items);
+}
+
+/* A YAML scalar in double quotes: paths may hold anything. */
+static char *quoted_set(const char *name, const char *prefix, const char *value)
+{
+    struct str text = {0};
+
+    str_append_format(&text, "%s=\"%s", name, prefix);
+    for (; *value; value++) {
+        if (*value == '"' || *value == '\\')
+            str_append(&text, "\\");
+        str_append_span(&text, span_make(value, 1));
+    }
+    str_append(&text, "\"");
+    return text.data;
+}
+
+static struct texts daemon_sets(const struct local *l, const struct local_options *o, const char *name,
+                                const char *log)
+{
+    struct texts t = {0};
+
+    texts_add(&t, quoted_set("registry", "local:", l->registry_path));
+    texts_add(&t, quoted_set("name", "", name));
+    if (log)
+        texts_add(&t, quoted_set("log_file", "", log));
+    char *scratch = must_format("%s/cache", l->directory);
+    texts_add(&t, quoted_set("scratch", "", scratch));
+    mem_free(scratch);
+    for (size_t i = 0; o->sets && o->sets[i]; i++)
+        texts_add(&t, must_strdup(o->sets[i]));
+    return t;
+}
+
+/* ---- processes ---- */
+
+static char *program_path(const char *program)
+{
+    char self[PATH_MAX];
+    ssize_t size = readlink("/proc/self/exe", self, sizeof self - 1);
+
+    if (size <= 0)
+        return must_strdup(program);
+    self[size] = 0;
+    char *slash = strrchr(self, '/');
+    *slash = 0;
+    return must_format("%s/%s", self, program);
+}
+
+/* After fork: nothing but what is safe there. */
+static void become(const char *path, char **arguments, int pipe_read, pid_t parent)
+{
+    char *environment[64];
+    extern char **environ;
+    size_t count = 0;
+    sigset_t none;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(EXIT_FAILURE);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setpgid(0, 0); /* a terminal's Ctrl-C goes to the group: paramctl decides what ends when */
+    if (dup2(pipe_read, 3) < 0)
+        _exit(EXIT_FAILURE);
+    for (char **e = environ; *e && count < 62; e++)
+        if (strncmp(*e, "PARAMD_PARENT_FD=", 17) != 0 && strncmp(*e, "NOTIFY_SOCKET=", 14) != 0)
+            environment[count++] = *e;
+    environment[count++] = "PARAMD_PARENT_FD=3";
+    environment[count] = NULL;
+    execve(path, arguments, environment);
+    _exit(127);
+}
+
+static enum err spawn(struct local *l, const struct local_options *o, const char *program, const char *name,
+                      int pipe_read)
+{
+    struct process *p = &l->processes[l->process_count++];
+    char *path = program_path(program);
+    enum err err = ERR_NONE;
+
+    p->name = must_strdup(name);
+    p->log = must_format("%s/logs/%s.log", l->directory, name);
+    struct texts sets = daemon_sets(l, o, name, p->log);
+    char **arguments = must_alloc((2 * sets.count + 2) * sizeof *arguments);
+    arguments[0] = path;
+    for (size_t i = 0; i < sets.count; i++) {
+        arguments[1 + 2 * i] = "--set";
+        arguments[2 + 2 * i] = sets.items[i];
+    }
+    if (access(path, X_OK) != 0) {
+        err = err_set_errno(ERR_NOT_FOUND, errno, "%s is not beside paramctl", path);
+    } else {
+        pid_t parent = getpid();
+        p->pid = fork();
+        if (p->pid == 0)
+            become(path, arguments, pipe_read, parent);
+        if (p->pid < 0) {
+            p->pid = 0;
+            err = err_set_errno(ERR_IO, errno, "cannot start %s", path);
+        }
+    }
+    mem_free(arguments);
+    texts_free(&sets);
+    mem_free(path);
+    return err;
+}
+
+static enum err spawn_all(struct local *l, const struct local_options *o)
+{
+    int ends[2];
+    enum err err = ERR_NONE;
+    char name[32];
+
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return err_set_errno(ERR_IO, errno, "cannot make a pipe");
+    l->pipe_write = ends[1];
+    l->processes = must_alloc((o->servers + o->workers) * sizeof *l->processes);
+    for (uint32_t i = 0; i < o->servers && !err; i++) {
+        snprintf(name, sizeof name, "server-%u", i);
+        err = spawn(l, o, "paramd-server", name, ends[0]);
+    }
+    for (uint32_t i = 0; i < o->workers && !err; i++) {
+        snprintf(name, sizeof name, "worker-%u", i);
+        err = spawn(l, o, "paramd-worker", name, ends[0]);
+    }
+    close(ends[0]);
+    return err;
+}
+
+/* ---- within this process ---- */
+
+static enum err start_inside(struct local *l, const struct local_options *o)
+{
+    struct daemon_settings *server = NULL, *worker = NULL;
+    char *address = must_format("listen=\"memory:server-%d-%llu\"", getpid(),
+                                (unsigned long long)clock_ns());
+    struct texts server_sets = daemon_sets(l, o, "server-0", NULL);
+    struct texts worker_sets = daemon_sets(l, o, "worker-0", NULL);
+
+    texts_add(&server_sets, address);
+    texts_add(&server_sets, must_strdup("unix_sockets=false"));
+    enum err err = daemon_settings_parse("--set", NULL, 0, (const char *const *)server_sets.items, &server);
+    if (!err)
+        err = daemon_settings_parse("--set", NULL, 0, (const char *const *)worker_sets.items, &worker);
+    if (!err)
+        err = server_start(server, &l->server);
+    if (!err)
+        err = worker_start(worker, &l->worker);
+    daemon_settings_destroy(server);
+    daemon_settings_destroy(worker);
+    texts_free(&server_sets);
+    texts_free(&worker_sets);
+    return err;
+}
+
+/* ---- the cluster ---- */
+
+/* Registries of runs that were killed: the lock on the run directory says that none of them is in use. */
+static void remove_old_registries(const char *directory)
+{
+    struct storage_list list = {0};
+
+    if (storage_list(directory, &list) != ERR_NONE)
+        return;
+    for (size_t i = 0; i < list.count; i++) {
+        if (strncmp(list.entries[i].name, REGISTRY_PREFIX, sizeof REGISTRY_PREFIX - 1) != 0)
+            continue;
+        char *path = storage_join(directory, list.entries[i].name);
+        if (storage_remove_tree(path) != ERR_NONE)
+            log_warn("local", "cannot remove %s: %s", path, err_text());
+        mem_free(path);
+    }
+    storage_list_deinit(&list);
+}
+
+enum err local_start(const struct local_options *o, struct local **out)
+{
+    struct local *l = must_alloc(sizeof *l);
+    char *uri;
+    enum err err;
+
+    l->pipe_write = -1;
+    l->directory = must_strdup(o->directory);
+    remove_old_registries(l->directory);
+    l->registry_path = must_format("%s/" REGISTRY_PREFIX "%d-%llu", l->directory, getpid(),
+                                   (unsigned long long)clock_wall_ms());
+    uri = must_format("local:%s", l->registry_path);
+    /* Processes first: gRPC's threads must not be there when we fork. */
+    err = o->servers ? spawn_all(l, o) : ERR_NONE;
+    if (!err)
+        err = registry_open(uri, &l->registry);
+    if (!err && !o->servers)
+        err = start_inside(l, o);
+    mem_free(uri);
+    if (err) {
+        local_stop(l, 0);
+        return err;
+    }
+    *out = l;
+    return ERR_NONE;
+}
+
+struct registry *local_registry(struct local *l)
+{
+    return l->registry;
+}
+
+static void describe_end(const struct process *p, struct str *why)
+{
+    if (WIFSIGNALED(p->status))
+        str_append_format(why, "%s was ended by signal %d (%s)", p->name, WTERMSIG(p->status),
+                          strsignal(WTERMSIG(p->status)));
+    else
+        str_append_format(why, "%s ended with exit code %d", p->name, WEXITSTATUS(p->status));
+    str_append_format(why, "; its log is %s", p->log);
+}
+
+bool local_is_whole(struct local *l, struct str *why)
+{
+    for (uint32_t i = 0; i < l->process_count; i++) {
+        struct process *p = &l->processes[i];
+        if (p->pid && waitpid(p->pid, &p->status, WNOHANG) == p->pid)
+            p->pid = 0;
+        if (!p->pid) {
+            if (why)
+                describe_end(p, why);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool any_left(struct local *l)
+{
+    bool left = false;
+
+    for (uint32_t i = 0; i < l->process_count; i++) {
+        struct process *p = &l->processes[i];
+        if (p->pid && waitpid(p->pid, &p->status, WNOHANG) == p->pid)
+            p->pid = 0;
+        left |= p->pid != 0;
+    }
+    return left;
+}
+
+static void signal_all(struct local *l, int number)
+{
+    for (uint32_t i = 0; i < l->process_count; i++)
+        if (l->processes[i].pid)
+            kill(l->processes[i].pid, number);
+}
+
+static void stop_processes(struct local *l, uint32_t grace_ms)
+{
+    uint64_t end = clock_ms() + grace_ms;
+
+    signal_all(l, SIGTERM);
+    while (any_left(l) && clock_ms() < end)
+        clock_sleep_ms(5);
+    signal_all(l, SIGKILL);
+    for (uint32_t i = 0; i < l->process_count; i++)
+        if (l->processes[i].pid)
+            waitpid(l->processes[i].pid, &l->processes[i].status, 0);
+}
+
+void local_stop(struct local *l, uint32_t grace_ms)
+{
+    if (!l)
+        return;
+    stop_processes(l, grace_ms);
+    worker_stop(l->worker);
+    server_stop(l->server);
+    if (l->pipe_write >= 0)
+        close(l->pipe_write);
+    registry_close(l->registry);
+    char *cache = must_format("%s/cache", l->directory);
+    if (storage_remove_tree(l->registry_path) != ERR_NONE || storage_remove_tree(cache) != ERR_NONE)
+        log_warn("local", "cannot clean up: %s", err_text());
+    mem_free(cache);
+    for (uint32_t i = 0; i < l->process_count; i++) {
+        mem_free(l->processes[i].name);
+        mem_free(l->processes[i].log);
+    }
+    mem_free(l->processes);
+    mem_free(l->registry_path);
+    mem_free(l->directory);
+    mem_free(l);
+}

@@ -1,0 +1,83 @@
+/*
+ * paramctl - run, look at and look after training jobs.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "common/log.h"
+#include "common/str.h"
+
+static const struct command commands[] = {
+    {"run", "run -f JOB.yaml [--servers N] [--workers N] [--set a.b=V] [--var x=V] [--resume[=auto]|--fresh] [-o json]",
+     "train here, now: starts servers and workers, shows progress, ends with a checkpoint", command_run},
+    {"eval", "eval -f JOB.yaml --checkpoint URI [--set a.b=V] [--var x=V] [-o json]",
+     "the metrics of a checkpoint on the job's evaluation data", command_eval},
+    {"predict", "predict -f JOB.yaml --checkpoint URI [FILE…] [--set a.b=V] [--var x=V]",
+     "predictions for files, or for JSON lines on stdin, as JSON lines", command_predict},
+    {"export", "export URI -o DIR", "a checkpoint's parameters as safetensors files", command_export},
+    {"checkpoints", "checkpoints ls|show|verify|digest|gc URI [--keep N] [-o json]",
+     "list, describe, verify, digest or clean up checkpoints", command_checkpoints},
+    {"config", "config check|show -f FILE [--set a.b=V] [--var x=V] [--daemon] | config docs job|daemon",
+     "check a job file, or print it with every default filled in", command_config},
+    {"data", "data describe -f JOB.yaml [--examples N] [--set a.b=V] [--var x=V] [-o json]",
+     "what the job's training data holds, feature by feature", command_data},
+    {"doctor", "doctor", "whether this machine has what paramd needs", command_doctor},
+    {"version", "version", "version and build", command_version},
+};
+
+static const char *const cluster_commands[] = {"submit", "list", "status", "logs", "stop",
+                                               "kill",   "checkpoint", NULL};
+
+const struct command *command_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static void print_help(FILE *to)
+{
+    fprintf(to, "paramctl trains models whose parameters live on servers.\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(to, "  paramctl %s\n      %s\n", commands[i].synopsis, commands[i].help);
+    fprintf(to, "\nexit codes: 0 done, 1 error, 2 usage, 3 the job failed, 4 not found, 5 timed out,\n"
+                "6 unreachable, 130 interrupted\n");
+}
+
+static int unknown_command(const char *name)
+{
+    const char *names[sizeof commands / sizeof *commands + 1] = {NULL};
+
+    for (size_t i = 0; cluster_commands[i]; i++)
+        if (strcmp(cluster_commands[i], name) == 0) {
+            fprintf(stderr, "error: '%s' needs a cluster, which this version does not have yet; "
+                            "`paramctl run` trains on this machine\n", name);
+            return EXIT_USAGE;
+        }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        names[i] = commands[i].name;
+    const char *near = str_nearest(name, names);
+    fprintf(stderr, "error: '%s' is not a command", name);
+    if (near)
+        fprintf(stderr, "; did you mean '%s'?", near);
+    fprintf(stderr, " (`paramctl help` lists them)\n");
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    log_set_level(LOG_WARN);
+    if (argc < 2) {
+        print_help(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        print_help(stdout);
+        return EXIT_DONE;
+    }
+    const struct command *command =
+        command_find(strcmp(argv[1], "--version") == 0 ? "version" : argv[1]);
+    return command ? command->run(argc - 2, argv + 2) : unknown_command(argv[1]);
+}

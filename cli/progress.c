@@ -1,0 +1,269 @@
+#include "cli/progress.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/mem.h"
+#include "common/str.h"
+
+#define PLAIN_EVERY_MS 10000u
+#define SAMPLE_EVERY_MS 1000u
+
+struct progress {
+    int metrics;                     /* descriptor, or -1 */
+    bool is_terminal, quiet, live;
+    size_t evals_shown, warnings_shown;
+    uint64_t plain_ms, sample_ms;    /* of the last ones */
+    uint64_t last_step;
+    char state[32];
+    /* For the rate now: the step at some moment before. */
+    uint64_t rate_examples, rate_ms;
+    double rate;
+};
+
+enum err progress_create(const char *metrics_path, bool quiet, struct progress **out)
+{
+    int descriptor = -1;
+
+    if (metrics_path) {
+        descriptor = open(metrics_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        if (descriptor < 0)
+            return err_set_errno(ERR_IO, errno, "cannot open %s", metrics_path);
+    }
+    struct progress *p = must_alloc(sizeof *p);
+    p->metrics = descriptor;
+    p->is_terminal = isatty(STDERR_FILENO);
+    p->quiet = quiet;
+    *out = p;
+    return ERR_NONE;
+}
+
+static void end_live_line(struct progress *p)
+{
+    if (p->live)
+        fprintf(stderr, "\r\033[K");
+    p->live = false;
+}
+
+void progress_destroy(struct progress *p)
+{
+    if (!p)
+        return;
+    end_live_line(p);
+    if (p->metrics >= 0)
+        close(p->metrics);
+    mem_free(p);
+}
+
+void progress_say(struct progress *p, const char *format, ...)
+{
+    va_list arguments;
+
+    end_live_line(p);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+}
+
+static void write_metrics(struct progress *p, struct json *line)
+{
+    struct str text = {0};
+
+    if (p->metrics >= 0) {
+        json_set_int(line, "time_ms", (int64_t)clock_wall_ms());
+        json_write(line, false, &text);
+        str_append(&text, "\n");
+        if (write(p->metrics, text.data, text.size) != (ssize_t)text.size)
+            progress_say(p, "warning: cannot write metrics.jsonl: %s", strerror(errno));
+        str_deinit(&text);
+    }
+    json_destroy(line);
+}
+
+/* ---- evaluations ---- */
+
+struct json *progress_metrics(const Paramd__Control__EvalRecord *e)
+{
+    struct json *j = json_object();
+
+    for (size_t i = 0; e && i < e->n_metrics; i++)
+        json_set_number(j, e->metrics[i]->name, e->metrics[i]->value);
+    return j;
+}
+
+const Paramd__Control__EvalRecord *progress_final_eval(const Paramd__Control__StatusReply *status)
+{
+    const Paramd__Control__EvalRecord *last = NULL;
+
+    for (size_t i = 0; i < status->n_evals; i++) {
+        const Paramd__Control__EvalRecord *e = status->evals[i];
+        if (e->progressive)
+            continue;
+        if (!last || last->step != status->checkpoint_step)
+            last = e;
+    }
+    return last;
+}
+
+static void append_metrics(struct str *out, const Paramd__Control__EvalRecord *e)
+{
+    for (size_t i = 0; i < e->n_metrics; i++)
+        str_append_format(out, "  %s %.5f", e->metrics[i]->name, e->metrics[i]->value);
+}
+
+static void show_eval(struct progress *p, const Paramd__Control__EvalRecord *e)
+{
+    struct str text = {0};
+    struct json *line = json_object();
+
+    append_metrics(&text, e);
+    progress_say(p, "%-11s step %-8llu epoch %-3u %6.1f s%s",
+                 e->progressive ? "progressive" : "evaluation", (unsigned long long)e->step, e->epoch,
+                 e->seconds, text.data ? text.data : "");
+    str_deinit(&text);
+    json_set_text(line, "kind", e->progressive ? "progressive" : "eval");
+    json_set_int(line, "step", (int64_t)e->step);
+    json_set_int(line, "epoch", e->epoch);
+    json_set_number(line, "seconds", e->seconds);
+    json_set_int(line, "examples", (int64_t)e->examples);
+    json_set(line, "metrics", progress_metrics(e));
+    write_metrics(p, line);
+}
+
+/* ---- the line ---- */
+
+static void update_rate(struct progress *p, const Paramd__Control__StatusReply *s, uint64_t now)
+{
+    if (!p->rate_ms || s->examples < p->rate_examples) {
+        p->rate_ms = now;
+        p->rate_examples = s->examples;
+    } else if (now - p->rate_ms >= 1000) {
+        p->rate = (double)(s->examples - p->rate_examples) * 1000 / (double)(now - p->rate_ms);
+        p->rate_ms = now;
+        p->rate_examples = s->examples;
+    }
+}
+
+static void describe(const struct progress *p, const Paramd__Control__StatusReply *s, struct str *out)
+{
+    double rate = p->rate > 0 ? p->rate : s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0;
+
+    if (strcmp(s->state, "RUNNING") != 0) {
+        str_append_format(out, "%s", s->state);
+        if (s->why && *s->why)
+            str_append_format(out, ": %s", s->why);
+        return;
+    }
+    str_append_format(out, "step %llu/%llu  epoch %u/%u  %.0f examples/s  loss %.5f",
+                      (unsigned long long)s->step, (unsigned long long)s->last_step,
+                      s->epoch < s->epochs ? s->epoch + 1 : s->epochs, s->epochs, rate, s->objective);
+    if (s->step && s->train_seconds > 0 && s->last_step > s->step && s->examples) {
+        double per_step = s->train_seconds / (double)s->step;
+        double left = per_step * (double)(s->last_step - s->step);
+        str_append_format(out, "  %.0f:%02.0f left", floor(left / 60), fmod(left, 60));
+    }
+}
+
+static int terminal_width(void)
+{
+    struct winsize size;
+
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
+}
+
+static void show_line(struct progress *p, const Paramd__Control__StatusReply *s, uint64_t now)
+{
+    struct str text = {0};
+    bool changed = strncmp(p->state, s->state, sizeof p->state - 1) != 0;
+
+    describe(p, s, &text);
+    if (p->is_terminal) {
+        fprintf(stderr, "\r\033[K%.*s", terminal_width() - 1, text.data);
+        fflush(stderr);
+        p->live = true;
+    } else if (changed || now - p->plain_ms >= PLAIN_EVERY_MS) {
+        fprintf(stderr, "%s\n", text.data);
+        p->plain_ms = now;
+    }
+    strncpy(p->state, s->state, sizeof p->state - 1);
+    str_deinit(&text);
+}
+
+static void sample(struct progress *p, const Paramd__Control__StatusReply *s, uint64_t now)
+{
+    if (now - p->sample_ms < SAMPLE_EVERY_MS || s->step == p->last_step)
+        return;
+    struct json *line = json_object();
+    json_set_text(line, "kind", "train");
+    json_set_int(line, "step", (int64_t)s->step);
+    json_set_int(line, "epoch", s->epoch);
+    json_set_int(line, "examples", (int64_t)s->examples);
+    json_set_number(line, "seconds", s->train_seconds);
+    json_set_number(line, "examples_per_second", p->rate);
+    json_set_number(line, "objective", s->objective);
+    write_metrics(p, line);
+    p->sample_ms = now;
+    p->last_step = s->step;
+}
+
+void progress_update(struct progress *p, const Paramd__Control__StatusReply *s)
+{
+    uint64_t now = clock_ms();
+
+    for (; p->evals_shown < s->n_evals; p->evals_shown++)
+        show_eval(p, s->evals[p->evals_shown]);
+    for (; p->warnings_shown < s->n_warnings; p->warnings_shown++) {
+        struct json *line = json_object();
+        progress_say(p, "warning: %s", s->warnings[p->warnings_shown]);
+        json_set_text(line, "kind", "warning");
+        json_set_text(line, "text", s->warnings[p->warnings_shown]);
+        write_metrics(p, line);
+    }
+    update_rate(p, s, now);
+    sample(p, s, now);
+    if (!p->quiet)
+        show_line(p, s, now);
+}
+
+/* ---- the end ---- */
+
+static double share(uint64_t part, uint64_t total)
+{
+    return total ? 100.0 * (double)part / (double)total : 0;
+}
+
+void progress_summary(const Paramd__Control__StatusReply *s, const char *digest, uint32_t pipeline_depth)
+{
+    const Paramd__Control__EvalRecord *e = progress_final_eval(s);
+    const Paramd__Control__TimeShares *t = s->shares;
+
+    fprintf(stderr, "\njob         %s: %s%s\n", s->job, s->state, s->stopped_early ? " (stopped early)" : "");
+    fprintf(stderr, "trained     %llu steps, %u epochs, %llu examples in %.2f s: %.0f examples/s\n",
+            (unsigned long long)s->step, s->epoch, (unsigned long long)s->examples, s->train_seconds,
+            s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0.0);
+    if (pipeline_depth)
+        fprintf(stderr, "pipeline    gradients are %u step%s late\n", pipeline_depth, pipeline_depth > 1 ? "s" : "");
+    if (t && t->total)
+        fprintf(stderr, "time        read %.0f %%  push-pull %.0f %%  compute %.0f %%  wait %.0f %%\n",
+                share(t->read, t->total), share(t->exchange, t->total), share(t->compute, t->total),
+                share(t->wait, t->total));
+    fprintf(stderr, "objective   %.6f\n", s->objective);
+    if (e) {
+        struct str text = {0};
+        append_metrics(&text, e);
+        fprintf(stderr, "evaluation%s\n", text.data ? text.data : "");
+        str_deinit(&text);
+    }
+    if (s->checkpoint && *s->checkpoint)
+        fprintf(stderr, "checkpoint  %s\n", s->checkpoint);
+    if (digest && *digest)
+        fprintf(stderr, "digest      %s\n", digest);
+}
