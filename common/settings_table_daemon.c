@@ -1,0 +1,48 @@
+/*
+ * settings_table_daemon.c - the rows of the daemons' settings, paramd-server's, paramd-worker's,
+ * paramctl's.
+ */
+#include "common/limits.h"
+#include "common/settings_table.h"
+
+#define AT(member) .offset = offsetof(struct daemon_settings, member)
+#define NAMES(...)                                                                                 \
+    (const char *const[])                                                                          \
+    {                                                                                              \
+        __VA_ARGS__, NULL                                                                          \
+    }
+
+const struct setting daemon_settings[] = {
+    {"registry", SETTING_TEXT, AT(registry), .initial = "local:/var/lib/paramd/registry",
+     .help = "Where the processes of a cluster find each other: local:DIR on one machine."},
+    {"listen", SETTING_TEXT, AT(listen), .initial = "127.0.0.1:0",
+     .help =
+         "Address to listen on: HOST:PORT (port 0: any free one), unix:/PATH, unix-abstract:NAME."},
+    {"advertise", SETTING_TEXT, AT(advertise), .initial = "~",
+     .help = "Address that others are told; ~: what `listen` got."},
+    {"name", SETTING_TEXT, AT(name), .initial = "~",
+     .help = "The member's name in the registry; ~: its role and process id."},
+    {"log_level", SETTING_TEXT, AT(log_level), .initial = "info",
+     .form = "one of debug, info, warn, error", .choices = NAMES("debug", "info", "warn", "error"),
+     .help = "What is logged."},
+    {"log_file", SETTING_TEXT, AT(log_file), .initial = "~", .help = "~: standard error."},
+    {"scratch", SETTING_TEXT, AT(scratch), .initial = "~",
+     .help = "worker: directory of the block cache; ~: under the registry's run directory."},
+    {"memory", SETTING_BYTES, AT(memory_bytes), .initial = "0", .max = 1e15,
+     .help = "server: for parameters and buffers; 0: 80 % of what the machine has."},
+    {"threads", SETTING_U32, AT(threads), .initial = "0", .max = 1024,
+     .help = "worker: compute threads; server: shard threads. 0: by the number of cores."},
+    {"transport_threads", SETTING_U32, AT(transport_threads), .initial = "2", .min = 1, .max = 64,
+     .help = "Threads that receive and send."},
+    {"call_timeout", SETTING_MS32, AT(call_timeout_ms), .initial = "10s", .min = 100,
+     .max = 3600000, .help = "How long one call may take before it is tried again."},
+    {"peer_timeout", SETTING_MS32, AT(peer_timeout_ms), .initial = "10s", .min = 500,
+     .max = 3600000, .help = "A member that is silent for so long counts as lost."},
+    {"stall_timeout", SETTING_MS32, AT(stall_timeout_ms), .initial = "2min", .min = 1000,
+     .max = 86400000, .help = "A step without progress for so long is treated as a failure."},
+    {"message_max", SETTING_BYTES, AT(message_max_bytes), .initial = "64MiB", .min = 1 << 20,
+     .max = MESSAGE_MAX_BYTES, .help = "The largest message that is sent or taken."},
+    {"unix_sockets", SETTING_BOOL, AT(unix_sockets), .initial = "true",
+     .help = "Also listen on an abstract Unix socket, for peers on the same host."},
+};
+const size_t daemon_setting_count = sizeof daemon_settings / sizeof *daemon_settings;
