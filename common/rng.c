@@ -20,18 +20,27 @@ uint64_t rng_key(uint64_t seed, const char *purpose, uint64_t index)
     return rng_at(rng_at(seed, hash), index);
 }
 
+/* A whole number below 2^52, exactly; unlike a cast it has a vector form everywhere. */
+static inline double to_double(uint64_t n)
+{
+    uint64_t bits = n | 0x4330000000000000ull;    /* 2^52 + n */
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value - 0x1p52;
+}
+
 /*
  * The natural logarithm of n * 2^-32 for n in [1, 2^32], to about 1e-12: n = 2^e m with m near 1,
  * and log m = 2 atanh((m - 1) / (m + 1)) by its series.
  */
 static inline double log_fraction(uint64_t n)
 {
-    double value = (double)n;
+    double value = to_double(n);
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
     /* Shifted so that m is in [sqrt(1/2), sqrt(2)). */
     bits += 0x3ff0000000000000ull - 0x3fe6a09e00000000ull;
-    int exponent = (int)(bits >> 52) - 0x3ff;
+    double exponent = to_double(bits >> 52) - (0x3ff + 32);
     bits = (bits & 0x000fffffffffffffull) + 0x3fe6a09e00000000ull;
     double m;
     memcpy(&m, &bits, sizeof m);
@@ -45,17 +54,17 @@ static inline double log_fraction(uint64_t n)
     series = series * s + 1.0 / 5.0;
     series = series * s + 1.0 / 3.0;
     series = series * s + 1.0;
-    return 2.0 * f * series + (double)(exponent - 32) * 0x1.62e42fefa39efp-1;
+    return 2.0 * f * series + exponent * 0x1.62e42fefa39efp-1;
 }
 
 /*
  * cos(2 pi turns * 2^-32) as the sine of the angle to a quarter turn, which lies in [-pi/2, pi/2].
  */
-static inline double cos_turns(uint32_t turns)
+static inline double cos_turns(uint64_t turns)
 {
-    int64_t half = (int32_t)turns;
-    int64_t distance = half < 0 ? -half : half;
-    double x = (double)(0x40000000 - distance) * (0x1.921fb54442d18p+2 * 0x1p-32);
+    /* The distance to a whole turn, at most 2^31. */
+    uint64_t distance = turns > 0x80000000u ? 0x100000000ull - turns : turns;
+    double x = (0x1p30 - to_double(distance)) * (0x1.921fb54442d18p+2 * 0x1p-32);
     double s = x * x;
     double series = -1.0 / 1307674368000.0;    /* 1 / 15! and so on */
     series = series * s + 1.0 / 6227020800.0;
@@ -77,6 +86,6 @@ void rng_normal_fill(uint64_t key, uint64_t counter, float *out, uint32_t count)
     for (uint32_t i = 0; i < count; i++) {
         uint64_t bits = rng_at(key, counter + i);
         double radius = __builtin_sqrt(-2.0 * log_fraction((bits >> 32) + 1));
-        out[i] = (float)(radius * cos_turns((uint32_t)bits));
+        out[i] = (float)(radius * cos_turns(bits & 0xffffffffu));
     }
 }
