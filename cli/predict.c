@@ -1,0 +1,198 @@
+/*
+ * predict.c - `paramctl predict`: predictions of a checkpoint, as JSON lines on stdout.
+ *
+ * Each line has the columns of data.id, then "prediction": a probability (logistic), a number (squared) or a class
+ * with "probabilities" (softmax). Input: files of the job's format, or JSON lines on stdin, an object of columns
+ * each.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/model_store.h"
+#include "common/mem.h"
+#include "common/storage.h"
+#include "worker/dataset.h"
+
+#define BATCH 1024u
+#define LINE_MAX_BYTES (1u << 20)
+
+struct predict {
+    struct model_store store;
+    struct dataindex *index;
+    struct dataset *dataset;
+    struct network *network;
+    struct predict_source *source;
+    float *logits, *prediction;
+    char cache[64];
+};
+
+/* `<uri>/<job>` of `<uri>/<job>/<generation>-<step>`: where the data index lies. */
+static char *parent_of(const char *directory)
+{
+    char *copy = must_strdup(directory);
+    char *slash = strrchr(copy, '/');
+
+    if (slash)
+        *slash = 0;
+    else
+        strcpy(copy, ".");
+    return copy;
+}
+
+static enum err open_model(struct predict *p, const char *checkpoint, const struct job *job)
+{
+    enum err err = model_store_open(checkpoint, job, &p->store);
+
+    if (err)
+        return err;
+    char *parent = parent_of(p->store.directory);
+    err = dataset_index_load(parent, p->store.manifest->index_checksum, &p->index);
+    mem_free(parent);
+    strcpy(p->cache, "/tmp/paramd-predict-XXXXXX");
+    if (!err && !mkdtemp(p->cache))
+        err = err_set(ERR_IO, "cannot make a directory in /tmp");
+    struct dataset_options options = {p->store.job, p->store.features, p->index, p->cache, 1};
+    if (!err)
+        err = dataset_open(&options, &p->dataset);
+    struct network_options network = {p->store.model, compute_cpu(), NULL, BATCH, p->store.job->seed};
+    if (!err)
+        err = network_create(&network, &p->network);
+    p->logits = mem_alloc_array(BATCH * p->store.model->output_width, sizeof *p->logits);
+    p->prediction = mem_alloc_array(p->store.model->output_width, sizeof *p->prediction);
+    return err || (p->logits && p->prediction) ? err : ERR_MEMORY;
+}
+
+static void close_model(struct predict *p)
+{
+    if (p->source)
+        predict_close(p->source);
+    network_destroy(p->network);
+    dataset_close(p->dataset);
+    dataindex_destroy(p->index);
+    mem_free(p->logits);
+    mem_free(p->prediction);
+    model_store_close(&p->store);
+    if (*p->cache && storage_remove_tree(p->cache) != ERR_NONE)
+        fprintf(stderr, "warning: %s\n", err_text());
+}
+
+static void print_prediction(struct predict *p, uint32_t example)
+{
+    const struct model *m = p->store.model;
+    const struct job *job = p->store.job;
+    struct json *line = json_object();
+
+    for (size_t i = 0; i < job->data.id.count; i++) {
+        const char *id = predict_id(p->source, example, (uint32_t)i);
+        json_set_text(line, job->data.id.items[i], id ? id : "");
+    }
+    network_predict(m, p->logits + (size_t)example * m->output_width, p->prediction);
+    if (m->loss == LOSS_SOFTMAX) {
+        struct json *all = json_array();
+        uint32_t best = 0;
+        for (uint32_t i = 0; i < m->output_width; i++) {
+            json_push(all, json_number(p->prediction[i]));
+            if (p->prediction[i] > p->prediction[best])
+                best = i;
+        }
+        json_set_int(line, "prediction", best);
+        json_set(line, "probabilities", all);
+    } else {
+        json_set_number(line, "prediction", p->prediction[0]);
+    }
+    print_json(line, false);
+    json_destroy(line);
+}
+
+static enum err predict_batch(struct predict *p, const struct batch *b)
+{
+    struct network_values values;
+    enum err err = model_store_values(&p->store, b, &values);
+
+    if (!err)
+        err = network_infer(p->network, b, &values, p->logits);
+    for (uint32_t i = 0; !err && i < b->example_count; i++)
+        print_prediction(p, i);
+    return err;
+}
+
+static enum err predict_files(struct predict *p, const struct option_list *files)
+{
+    struct text_list paths = {(char **)files->items, files->count};
+    struct batch *b = NULL;
+    enum err err = predict_open_files(p->dataset, &paths, BATCH, &p->source);
+
+    while (!err && (err = predict_next(p->source, &b)) == ERR_NONE && b) {
+        err = predict_batch(p, b);
+        batch_release(b);
+    }
+    return err;
+}
+
+/* A line at a time, so that a program on the other end of a pipe gets its answer at once. */
+static enum err predict_stdin(struct predict *p)
+{
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t size;
+    uint64_t number = 0;
+    enum err err = predict_open_json(p->dataset, &p->source);
+
+    while (!err && (size = getline(&line, &capacity, stdin)) >= 0) {
+        struct batch *b = NULL;
+        size_t length = (size_t)size;
+        number++;
+        while (length && (line[length - 1] == '\n' || line[length - 1] == '\r'))
+            line[--length] = 0;
+        if (!length)
+            continue;
+        if (length > LINE_MAX_BYTES)
+            err = err_set(ERR_INPUT, "a line of %zu bytes; the bound is %u", length, LINE_MAX_BYTES);
+        if (!err)
+            err = predict_parse_json(p->source, (const char *const *)&line, &length, 1, &b);
+        if (!err)
+            err = predict_batch(p, b);
+        batch_release(b);
+        if (err)
+            err_prefix(err, "stdin:%llu", (unsigned long long)number);
+    }
+    free(line);
+    return err;
+}
+
+int command_predict(int argc, char **argv)
+{
+    struct option_list sets = {0}, vars = {0}, files = {0};
+    const char *file = NULL, *checkpoint = NULL;
+    struct predict p = {0};
+    struct job *job = NULL;
+    int code = EXIT_USAGE;
+    const struct option options[] = {
+        {"file", 'f', OPTION_TEXT, &file},
+        {"checkpoint", 0, OPTION_TEXT, &checkpoint},
+        {"set", 0, OPTION_LIST, &sets},
+        {"var", 0, OPTION_LIST, &vars},
+    };
+
+    if (!options_parse("predict", argc, argv, options, 4, &files))
+        goto out;
+    if (!checkpoint) {
+        usage("predict", "--checkpoint URI is missing");
+        goto out;
+    }
+    enum err err = file ? load_job(file, &sets, &vars, &job) : ERR_NONE;
+    if (!err)
+        err = open_model(&p, checkpoint, job);
+    if (!err)
+        err = files.count ? predict_files(&p, &files) : predict_stdin(&p);
+    code = err ? fail(err) : EXIT_DONE;
+    close_model(&p);
+out:
+    job_destroy(job);
+    option_list_free(&sets);
+    option_list_free(&vars);
+    option_list_free(&files);
+    return code;
+}
