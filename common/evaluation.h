@@ -1,10 +1,12 @@
 /*
  * evaluation.h - metrics as sums that merge in any order.
  *
- * Sums are 64-bit fixed point (2^-32 for losses and errors of bounded size, saturating with a flag), AUC is an integer
- * histogram over a fixed, order-preserving grid of the logit (about 70 000 bins: sign, exponent 2^-12 … 2^5,
- * 11 bits of mantissa), with weights in fixed point: so the same examples give the same bits, however they
- * were dealt to ranks. gauc keeps (group, bin, label, weight) per example and is computed at the end.
+ * Sums are 128-bit fixed point (units of 2^-48; what one example adds is limited to 2^40), AUC is an
+ * integer histogram over a fixed, order-preserving grid of the logit (about 70 000 bins: sign, exponent
+ * 2^-12 … 2^5, 11 bits of mantissa), with weights in fixed point (2^-24): so the same examples give the
+ * same bits, however they were dealt to ranks. gauc keeps (group, bin, label, weight) per example and is
+ * computed at the end. A prediction that is not a number makes all metrics undefined. An example of
+ * weight 0 is counted and does nothing else.
  *
  * Metrics  log_loss, auc, accuracy (threshold 0.5; softmax: arg max), rmse, mae, ne (log loss over the
  *          entropy of the mean label), calibration (Σ prediction / Σ label), gauc (AUC per group, weighted by
@@ -40,7 +42,7 @@ void evaluation_encode(const struct evaluation *e, struct str *out);
 enum err evaluation_decode(struct evaluation *into, const void *data, size_t size) MUST_CHECK;   /* adds */
 
 uint64_t evaluation_examples(const struct evaluation *e);
-/* false: not asked for, or not defined (auc with one class, no examples). */
+/* false: not asked for, or not defined (auc with one class, no examples, another loss). */
 bool evaluation_metric(const struct evaluation *e, enum metric_kind kind, double *out);
 /* Exact integers for early stopping: a total order that is the same everywhere; larger is better. */
 int64_t evaluation_rank_key(const struct evaluation *e, enum metric_kind kind);
