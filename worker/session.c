@@ -113,9 +113,17 @@ bool session_may_push(const struct session *s)
 
 uint64_t session_seq_of_values(const struct session *s, uint64_t batch)
 {
+    uint64_t seq = batch - 1;
     if (s->options.steps.consistency == CONSISTENCY_BSP)
-        return steps_version_of_batch(&s->options.steps, batch);
-    return batch - 1;
+        seq = steps_version_of_batch(&s->options.steps, batch);
+    return seq > s->options.start ? seq : s->options.start;
+}
+
+void session_batches_pulled(const struct session *s, uint64_t seq, uint64_t *first, uint64_t *last)
+{
+    steps_batches_pulled(&s->options.steps, seq, first, last);
+    if (seq == s->options.start)
+        *first = seq + 1;
 }
 
 bool session_has_values(const struct session *s, uint64_t batch)
@@ -127,14 +135,9 @@ bool session_has_values(const struct session *s, uint64_t batch)
     return seq < s->oldest || s->answered[seq % s->window] == s->options.shard_count;
 }
 
-void session_unanswered(const struct session *s, uint64_t *first, uint64_t *last)
+uint64_t session_oldest(const struct session *s)
 {
-    *first = s->oldest;
-    *last = s->next - 1;
-    if (s->oldest == s->next) {      /* also when both are 0 */
-        *first = 1;
-        *last = 0;
-    }
+    return s->oldest;
 }
 
 static struct ask *ask_of(struct session *s, const struct session_send *call)
@@ -194,9 +197,7 @@ static void begin(struct session *s, uint64_t now_ms)
     s->floor = acked;
     s->first = acked;
     if (!empty_push && acked < steps->last_step)
-        s->first = steps_version_of_batch(steps, acked + 1);
-    if (s->first < s->options.start)
-        s->first = s->options.start;
+        s->first = session_seq_of_values(s, acked + 1);
     s->oldest = s->next = s->first;
     while (s->next <= acked)
         open_seq(s, now_ms, !empty_push);

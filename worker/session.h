@@ -69,9 +69,12 @@ void session_push(struct session *s, uint64_t now_ms);
 bool session_has_values(const struct session *s, uint64_t batch);
 /* The push-pull that brings it. */
 uint64_t session_seq_of_values(const struct session *s, uint64_t batch);
-/* Seqs first … last that still lack an answer (first > last: none). */
-void session_unanswered(const struct session *s, uint64_t *first, uint64_t *last);
-/* After RESUMING: the first seq that is asked, and whether it and those up to next - 1 are asked without a body. */
+/* Batches *first … *last (first > last: none) whose values push-pull `seq` brings: as steps_batches_pulled(), and
+   those of a drain point at the step that the shards began at, whatever the calendar calls it. */
+void session_batches_pulled(const struct session *s, uint64_t seq, uint64_t *first, uint64_t *last);
+/* The first seq that lacks an answer; session_next(): none does. */
+uint64_t session_oldest(const struct session *s);
+/* After RESUMING: the first seq that is due. */
 uint64_t session_first(const struct session *s);
 
 enum session_what { SESSION_SEND_RESUME, SESSION_SEND_PUSH_PULL };

@@ -1,0 +1,597 @@
+#include "worker/exchange.h"
+
+#include <string.h>
+
+#include "common/check.h"
+#include "common/clock.h"
+#include "common/mem.h"
+#include "common/rng.h"
+#include "worker/exchange_internal.h"
+
+/* How often a wait looks whether it is cancelled. */
+#define CANCEL_LOOK_MS 50u
+#define BACK_OFF_MS 50u
+#define BACK_OFF_MAX_MS 2000u
+
+enum err exchange_open(const struct exchange_options *options, struct exchange **out)
+{
+    const struct exchange_options *o = options;
+    CHECK(o->shard_count > 0 && o->call_timeout_ms > 0);
+    struct exchange *x = must_alloc(sizeof *x);
+    x->options = *o;
+    if (x->options.back_off_ms == 0)
+        x->options.back_off_ms = BACK_OFF_MS;
+    x->job = must_strdup(o->job);
+    x->areas = area_pool_create();
+    uint32_t blocks = 2 * (o->schema->table_count + o->schema->dense_count);
+    x->blocks = must_alloc((blocks + 1) * sizeof *x->blocks);
+    x->block_pointers = must_alloc((blocks + 1) * sizeof *x->block_pointers);
+    for (uint32_t i = 0; i < blocks; i++)
+        x->block_pointers[i] = &x->blocks[i];
+    uint32_t window = o->steps.pipeline_depth + 1;
+    x->targets = must_alloc(window * sizeof *x->targets);
+    x->ranks = must_alloc((o->rank_max + 1) * sizeof *x->ranks);
+    /* One call a shard and unanswered seq, and one of a read: so the queue is never full. */
+    x->arrived = queue_create(((size_t)o->rank_max * window + 1) * o->shard_count);
+    enum err e = exchange_connect(x);
+    if (e != ERR_NONE) {
+        exchange_close(x);
+        return e;
+    }
+    *out = x;
+    return ERR_NONE;
+}
+
+static void wanted_clear(struct wanted *w)
+{
+    buf_unref(w->owner);
+    w->owner = NULL;
+}
+
+static void step_release(struct step *s)
+{
+    buf_unref(s->keys_area);
+    buf_unref(s->values_area);
+    buf_unref(s->gradients_area);
+    s->keys_area = s->values_area = s->gradients_area = NULL;
+    wanted_clear(&s->wanted);
+    s->is_used = s->has_batch = s->has_push = s->has_report = false;
+}
+
+static void rank_deinit(struct rank *r)
+{
+    for (uint32_t i = 0; i < r->step_count; i++) {
+        step_release(&r->steps[i]);
+        str_deinit(&r->steps[i].rank_state);
+        str_deinit(&r->steps[i].metrics);
+    }
+    if (r->resumed != NULL)
+        paramd__resume_reply__free_unpacked(r->resumed, NULL);
+    session_destroy(r->session);
+    mem_free(r->steps);
+    mem_free(r->pointers);
+}
+
+void exchange_close(struct exchange *x)
+{
+    if (x == NULL)
+        return;
+    for (uint32_t i = 0; i < x->channel_count; i++)
+        rpc_channel_close(x->channels[i]);
+    void *item;
+    while (queue_pop(x->arrived, &item, 0) == ERR_NONE)
+        exchange_call_drop(x, item);
+    CHECK(x->open_calls == 0);
+    while (x->free_calls != NULL) {
+        struct call *c = x->free_calls;
+        x->free_calls = c->next;
+        mem_free(c);
+    }
+    queue_destroy(x->arrived);
+    for (uint32_t i = 0; i < x->rank_count; i++)
+        rank_deinit(&x->ranks[i]);
+    mem_free(x->ranks);
+    mem_free(x->targets);
+    mem_free(x->block_pointers);
+    mem_free(x->blocks);
+    mem_free(x->channels);
+    mem_free(x->shards);
+    area_pool_destroy(x->areas);
+    mem_free(x->job);
+    mem_free(x);
+}
+
+bool exchange_is_cancelled(const struct exchange *x)
+{
+    return x->options.cancel != NULL && atomic_load_explicit(x->options.cancel, memory_order_relaxed);
+}
+
+struct call *exchange_call_take(struct exchange *x)
+{
+    struct call *c = x->free_calls;
+    if (c != NULL)
+        x->free_calls = c->next;
+    else
+        c = must_alloc(sizeof *c);
+    c->exchange = x;
+    c->message[0] = '\0';
+    x->open_calls++;
+    return c;
+}
+
+void exchange_call_drop(struct exchange *x, struct call *c)
+{
+    chain_deinit(&c->reply);
+    c->next = x->free_calls;
+    x->free_calls = c;
+    x->open_calls--;
+}
+
+/* ---- ranks ---- */
+
+/* Gives every step of the ring its arrays of pointers, once. */
+static void make_steps(struct exchange *x, struct rank *r)
+{
+    uint32_t tables = x->options.schema->table_count, dense = x->options.schema->dense_count;
+    /* From the oldest unanswered push, d before the newest, to the last batch pulled, d + 1 after it. */
+    r->step_count = 2 * x->options.steps.pipeline_depth + 4;
+    r->steps = must_alloc(r->step_count * sizeof *r->steps);
+    size_t each = 5 * (size_t)tables + 2 * (size_t)dense;
+    r->pointers = must_alloc((each * r->step_count + 1) * sizeof *r->pointers);
+    for (uint32_t i = 0; i < r->step_count; i++) {
+        struct step *s = &r->steps[i];
+        void **at = r->pointers + i * each;
+        s->keys = (uint64_t **)at;
+        s->rows = (float **)(at + tables);
+        s->row_gradients = (float **)(at + 2 * tables);
+        s->wanted.keys = (const uint64_t **)(at + 3 * tables);
+        s->key_counts = (uint32_t *)(at + 4 * tables);    /* two counts in the place of a pointer */
+        s->wanted.counts = s->key_counts + tables;
+        s->dense = (float **)(at + 5 * tables);
+        s->dense_gradients = s->dense + dense;
+    }
+}
+
+enum err exchange_add_rank(struct exchange *x, const struct exchange_rank_options *o, uint32_t *index_out)
+{
+    _Static_assert(sizeof(void *) >= 2 * sizeof(uint32_t), "two counts fit in the place of a pointer");
+    CHECK(x->rank_count < x->options.rank_max);
+    struct rank *r = &x->ranks[x->rank_count];
+    *r = (struct rank){.options = *o};
+    struct session_options session = {
+        .steps = x->options.steps,
+        .rank = o->rank,
+        .shard_count = x->options.shard_count,
+        .start = o->start,
+        .back_off_ms = x->options.back_off_ms,
+        .back_off_max_ms = BACK_OFF_MAX_MS,
+        .give_up_ms = x->options.give_up_ms,
+        .seed = rng_at(o->lease, o->rank),
+    };
+    enum err e = session_create(&session, &r->session);
+    if (e != ERR_NONE)
+        return e;
+    make_steps(x, r);
+    *index_out = x->rank_count++;
+    return ERR_NONE;
+}
+
+struct step *exchange_step(const struct rank *r, uint64_t seq)
+{
+    struct step *s = &r->steps[seq % r->step_count];
+    return s->is_used && s->seq == seq ? s : NULL;
+}
+
+static struct step *step_make(struct rank *r, uint64_t seq)
+{
+    struct step *s = &r->steps[seq % r->step_count];
+    if (s->is_used && s->seq == seq)
+        return s;
+    CHECK(!s->is_used);
+    s->is_used = true;
+    s->seq = seq;
+    return s;
+}
+
+/* ---- the pump ---- */
+
+static void send_due(struct exchange *x, uint64_t now_ms)
+{
+    struct session_send send;
+    for (uint32_t i = 0; i < x->rank_count; i++) {
+        struct rank *r = &x->ranks[i];
+        bool may_send = r->has_begun || session_state(r->session) == SESSION_RESUMING;
+        while (may_send && session_next_send(r->session, now_ms, &send))
+            exchange_send(x, i, &send);
+    }
+}
+
+static void release_answered(struct exchange *x)
+{
+    for (uint32_t i = 0; i < x->rank_count; i++) {
+        struct rank *r = &x->ranks[i];
+        if (!r->has_begun)
+            continue;
+        for (; r->oldest < session_oldest(r->session); r->oldest++) {
+            struct step *s = exchange_step(r, r->oldest);
+            if (s != NULL)
+                step_release(s);
+        }
+    }
+}
+
+void exchange_take_arrived(struct exchange *x, uint64_t wait_ms)
+{
+    void *item;
+    uint64_t start_ns = clock_ns();
+    enum err e = queue_pop(x->arrived, &item, (uint32_t)wait_ms);
+    x->wait_ns += clock_ns() - start_ns;
+    while (e == ERR_NONE) {
+        struct call *c = item;
+        if (c->kind == CALL_READ)
+            exchange_read_received(x, c);
+        else
+            exchange_received(x, c);
+        exchange_call_drop(x, c);
+        e = queue_pop(x->arrived, &item, 0);
+    }
+}
+
+/* Sends what is due and takes in what arrives, waiting at most wait_ms for the first of it. */
+static void pump(struct exchange *x, uint64_t wait_ms)
+{
+    uint64_t now_ms = clock_ms();
+    send_due(x, now_ms);
+    for (uint32_t i = 0; i < x->rank_count; i++) {
+        uint64_t due_ms = UINT64_MAX;
+        if (x->ranks[i].has_begun || session_state(x->ranks[i].session) == SESSION_RESUMING)
+            due_ms = session_due_ms(x->ranks[i].session);
+        uint64_t left_ms = due_ms > now_ms ? due_ms - now_ms : 0;
+        if (left_ms < wait_ms)
+            wait_ms = left_ms;
+    }
+    exchange_take_arrived(x, wait_ms);
+    release_answered(x);
+    if (x->rank_count > 0)
+        send_due(x, clock_ms());
+}
+
+static enum err cancelled(void)
+{
+    return err_set(ERR_CANCELLED, "the exchange was told to stop");
+}
+
+enum err exchange_resume(struct exchange *x)
+{
+    for (;;) {
+        bool resuming = false;
+        for (uint32_t i = 0; i < x->rank_count; i++)
+            resuming = resuming || session_state(x->ranks[i].session) == SESSION_RESUMING;
+        if (!resuming)
+            break;
+        if (exchange_is_cancelled(x))
+            return cancelled();
+        pump(x, CANCEL_LOOK_MS);
+    }
+    for (uint32_t i = 0; i < x->rank_count; i++) {
+        struct rank *r = &x->ranks[i];
+        if (session_state(r->session) != SESSION_RUNNING)
+            continue;
+        uint64_t last;
+        r->oldest = session_first(r->session);
+        session_batches_pulled(r->session, r->oldest, &r->first_batch, &last);
+        r->given = r->first_batch - 1;
+    }
+    return ERR_NONE;
+}
+
+void exchange_resumed(const struct exchange *x, uint32_t index, struct exchange_resumed *out)
+{
+    const struct rank *r = &x->ranks[index];
+    *out = (struct exchange_resumed){
+        .acked = session_acked(r->session),
+        .first_batch = r->first_batch,
+        .report = r->resumed != NULL ? r->resumed->report : NULL,
+    };
+}
+
+uint64_t exchange_batches_needed(const struct exchange *x, uint32_t index)
+{
+    const struct rank *r = &x->ranks[index];
+    uint64_t first, last, needed = r->given;
+    uint64_t from = r->has_begun ? session_next(r->session) : session_first(r->session);
+    uint64_t to = r->has_begun ? from : session_next(r->session) - 1;
+    if (session_state(r->session) != SESSION_RUNNING)
+        return needed;
+    for (uint64_t seq = from; seq <= to; seq++) {
+        session_batches_pulled(r->session, seq, &first, &last);
+        if (first <= last && last > needed)
+            needed = last;
+    }
+    return needed;
+}
+
+enum err exchange_give(struct exchange *x, uint32_t index, const struct batch *b)
+{
+    struct rank *r = &x->ranks[index];
+    uint32_t tables = x->options.schema->table_count;
+    struct step *s = step_make(r, r->given + 1);
+    struct area_cutter size = {0};
+    bool is_empty = b->example_count == 0;
+    for (uint32_t t = 0; t < tables && !is_empty; t++)
+        (void)area_cut(&size, b->tables[t].key_count, sizeof(uint64_t));
+    s->keys_area = area_take(x->areas, size.offset);
+    if (s->keys_area == NULL) {
+        if (!s->has_push)
+            s->is_used = false;
+        return ERR_MEMORY;
+    }
+    struct area_cutter cutter = {.base = buf_data(s->keys_area)};
+    for (uint32_t t = 0; t < tables; t++) {
+        s->key_counts[t] = is_empty ? 0 : b->tables[t].key_count;
+        s->keys[t] = area_cut(&cutter, s->key_counts[t], sizeof(uint64_t));
+        if (s->key_counts[t] > 0)
+            memcpy(s->keys[t], b->tables[t].keys, s->key_counts[t] * sizeof(uint64_t));
+    }
+    s->is_empty = is_empty;
+    s->has_batch = true;
+    r->given++;
+    return ERR_NONE;
+}
+
+/* ---- pulls ---- */
+
+/* The ascending union of the keys of a table in batches first … last; returns its size. */
+static uint32_t unite(const struct rank *r, uint32_t table, uint64_t first, uint64_t last, uint64_t *out)
+{
+    uint32_t places[PIPELINE_DEPTH_MAX + 1] = {0};
+    uint32_t count = 0;
+    for (;;) {
+        bool found = false;
+        uint64_t key = 0;
+        for (uint64_t b = first; b <= last; b++) {
+            const struct step *s = exchange_step(r, b);
+            uint32_t at = places[b - first];
+            if (at < s->key_counts[table] && (!found || s->keys[table][at] < key)) {
+                key = s->keys[table][at];
+                found = true;
+            }
+        }
+        if (!found)
+            return count;
+        for (uint64_t b = first; b <= last; b++) {
+            const struct step *s = exchange_step(r, b);
+            uint32_t at = places[b - first];
+            if (at < s->key_counts[table] && s->keys[table][at] == key)
+                places[b - first]++;
+        }
+        out[count++] = key;
+    }
+}
+
+static enum err want_union(struct exchange *x, struct rank *r, struct step *s)
+{
+    uint32_t tables = x->options.schema->table_count;
+    struct area_cutter size = {0};
+    for (uint32_t t = 0; t < tables; t++) {
+        size_t most = 0;
+        for (uint64_t b = s->pull_first; b <= s->pull_last; b++)
+            most += exchange_step(r, b)->key_counts[t];
+        (void)area_cut(&size, most, sizeof(uint64_t));
+        s->wanted.counts[t] = (uint32_t)most;
+    }
+    s->wanted.owner = area_take(x->areas, size.offset);
+    if (s->wanted.owner == NULL)
+        return ERR_MEMORY;
+    struct area_cutter cutter = {.base = buf_data(s->wanted.owner)};
+    for (uint32_t t = 0; t < tables; t++) {
+        uint64_t *keys = area_cut(&cutter, s->wanted.counts[t], sizeof(uint64_t));
+        s->wanted.counts[t] = unite(r, t, s->pull_first, s->pull_last, keys);
+        s->wanted.keys[t] = keys;
+    }
+    return ERR_NONE;
+}
+
+/* Room for the values of a batch. */
+static enum err make_values(struct exchange *x, struct step *s)
+{
+    const struct schema *schema = x->options.schema;
+    struct area_cutter size = {0};
+    for (uint32_t t = 0; t < schema->table_count; t++)
+        (void)area_cut(&size, (size_t)s->key_counts[t] * schema->tables[t].dim, sizeof(float));
+    for (uint32_t p = 0; p < schema->dense_count; p++)
+        (void)area_cut(&size, schema->dense[p].count, sizeof(float));
+    s->values_area = area_take(x->areas, size.offset);
+    if (s->values_area == NULL)
+        return ERR_MEMORY;
+    struct area_cutter cutter = {.base = buf_data(s->values_area)};
+    for (uint32_t t = 0; t < schema->table_count; t++)
+        s->rows[t] = area_cut(&cutter, (size_t)s->key_counts[t] * schema->tables[t].dim, sizeof(float));
+    for (uint32_t p = 0; p < schema->dense_count; p++)
+        s->dense[p] = area_cut(&cutter, schema->dense[p].count, sizeof(float));
+    return ERR_NONE;
+}
+
+/* Decides what the push-pull of `s` pulls, and makes room for the answer. */
+static enum err prepare_pull(struct exchange *x, struct rank *r, struct step *s)
+{
+    uint32_t tables = x->options.schema->table_count;
+    session_batches_pulled(r->session, s->seq, &s->pull_first, &s->pull_last);
+    s->wanted.dense = false;
+    memset(s->wanted.counts, 0, tables * sizeof *s->wanted.counts);
+    if (s->pull_first > s->pull_last)
+        return ERR_NONE;
+    enum err e = ERR_NONE;
+    for (uint64_t b = s->pull_first; b <= s->pull_last && e == ERR_NONE; b++) {
+        struct step *batch = exchange_step(r, b);
+        CHECK(batch != NULL && batch->has_batch);
+        if (batch->is_empty)
+            continue;
+        s->wanted.dense = true;
+        /* Batches that were trained on before this session need no values again. */
+        if (b > session_acked(r->session))
+            e = make_values(x, batch);
+    }
+    if (e != ERR_NONE)
+        return e;
+    if (s->pull_first < s->pull_last)
+        return want_union(x, r, s);
+    struct step *batch = exchange_step(r, s->pull_first);
+    s->wanted.owner = buf_ref(batch->keys_area);
+    for (uint32_t t = 0; t < tables; t++) {
+        s->wanted.keys[t] = batch->keys[t];
+        s->wanted.counts[t] = batch->key_counts[t];
+    }
+    return ERR_NONE;
+}
+
+enum err exchange_begin(struct exchange *x, uint32_t index)
+{
+    struct rank *r = &x->ranks[index];
+    if (session_state(r->session) != SESSION_RUNNING)
+        return err_set(ERR_REFUSED, "%s", session_why(r->session));
+    CHECK(!r->has_begun && exchange_batches_needed(x, index) <= r->given);
+    uint64_t first = session_first(r->session), last = session_next(r->session) - 1;
+    bool bsp = x->options.steps.consistency == CONSISTENCY_BSP;
+    for (uint64_t seq = first; seq <= last; seq++) {
+        struct step *s = step_make(r, seq);
+        s->has_push = !bsp || seq <= r->options.start;
+        s->push_is_empty = true;
+        s->skipped = false;
+        s->weight = 0;
+        enum err e = prepare_pull(x, r, s);
+        if (e != ERR_NONE)
+            return e;
+    }
+    r->has_begun = true;
+    pump(x, 0);
+    return ERR_NONE;
+}
+
+/* ---- steps ---- */
+
+/* Room for the gradients of a batch: as its values. */
+static enum err make_gradients(struct exchange *x, struct step *s)
+{
+    const struct schema *schema = x->options.schema;
+    struct area_cutter size = {0};
+    for (uint32_t t = 0; t < schema->table_count; t++)
+        (void)area_cut(&size, (size_t)s->key_counts[t] * schema->tables[t].dim, sizeof(float));
+    for (uint32_t p = 0; p < schema->dense_count; p++)
+        (void)area_cut(&size, schema->dense[p].count, sizeof(float));
+    s->gradients_area = area_take(x->areas, size.offset);
+    if (s->gradients_area == NULL)
+        return ERR_MEMORY;
+    struct area_cutter cutter = {.base = buf_data(s->gradients_area)};
+    for (uint32_t t = 0; t < schema->table_count; t++)
+        s->row_gradients[t] = area_cut(&cutter, (size_t)s->key_counts[t] * schema->tables[t].dim,
+                                       sizeof(float));
+    for (uint32_t p = 0; p < schema->dense_count; p++)
+        s->dense_gradients[p] = area_cut(&cutter, schema->dense[p].count, sizeof(float));
+    return ERR_NONE;
+}
+
+enum err exchange_wait(struct exchange *x, uint32_t index, struct exchange_work *out)
+{
+    struct rank *r = &x->ranks[index];
+    CHECK(r->has_begun);
+    uint64_t step = session_next(r->session);
+    while (!session_has_values(r->session, step) || !session_may_push(r->session)) {
+        if (session_state(r->session) != SESSION_RUNNING)
+            return err_set(ERR_REFUSED, "%s", session_why(r->session));
+        if (exchange_is_cancelled(x))
+            return cancelled();
+        pump(x, CANCEL_LOOK_MS);
+    }
+    struct step *s = exchange_step(r, step);
+    CHECK(s != NULL && s->has_batch && !s->has_push);
+    enum err e = ERR_NONE;
+    if (!s->is_empty && s->gradients_area == NULL)
+        e = make_gradients(x, s);
+    if (e != ERR_NONE)
+        return e;
+    *out = (struct exchange_work){
+        .step = step,
+        .rows = (const float *const *)s->rows,
+        .dense = (const float *const *)s->dense,
+        .row_gradients = s->row_gradients,
+        .dense_gradients = s->dense_gradients,
+    };
+    return ERR_NONE;
+}
+
+static void copy_report(struct step *s, const Paramd__Report *report)
+{
+    s->has_report = report != NULL;
+    if (report == NULL)
+        return;
+    s->report = *report;
+    str_clear(&s->rank_state);
+    str_append_span(&s->rank_state, span_make((char *)report->rank_state.data, report->rank_state.len));
+    str_clear(&s->metrics);
+    str_append_span(&s->metrics, span_make((char *)report->metrics.data, report->metrics.len));
+    s->report.cursor = (ProtobufCBinaryData){0};
+    s->report.rank_state = (ProtobufCBinaryData){s->rank_state.size, (uint8_t *)s->rank_state.data};
+    s->report.metrics = (ProtobufCBinaryData){s->metrics.size, (uint8_t *)s->metrics.data};
+}
+
+enum err exchange_push(struct exchange *x, uint32_t index, const struct exchange_push *p)
+{
+    struct rank *r = &x->ranks[index];
+    struct step *s = exchange_step(r, session_next(r->session));
+    CHECK(s != NULL && s->has_batch && exchange_batches_needed(x, index) <= r->given);
+    CHECK(p->is_empty || !s->is_empty);
+    if (!session_may_push(r->session))
+        return err_set(ERR_REFUSED, "%s", session_why(r->session));
+    enum err e = prepare_pull(x, r, s);
+    if (e != ERR_NONE)
+        return e;
+    s->has_push = true;
+    s->push_is_empty = p->is_empty;
+    s->skipped = p->skipped;
+    s->weight = p->weight;
+    copy_report(s, p->report);
+    buf_unref(s->values_area);
+    s->values_area = NULL;
+    session_push(r->session, clock_ms());
+    pump(x, 0);
+    return ERR_NONE;
+}
+
+enum err exchange_finish(struct exchange *x, uint32_t index)
+{
+    struct rank *r = &x->ranks[index];
+    while (session_state(r->session) == SESSION_RUNNING) {
+        if (exchange_is_cancelled(x))
+            return cancelled();
+        pump(x, CANCEL_LOOK_MS);
+    }
+    if (session_state(r->session) != SESSION_FINISHED)
+        return err_set(ERR_REFUSED, "%s", session_why(r->session));
+    return ERR_NONE;
+}
+
+enum session_state exchange_state(const struct exchange *x, uint32_t index)
+{
+    return session_state(x->ranks[index].session);
+}
+
+const char *exchange_why(const struct exchange *x, uint32_t index)
+{
+    return session_why(x->ranks[index].session);
+}
+
+uint64_t exchange_next_step(const struct exchange *x, uint32_t index)
+{
+    return session_next(x->ranks[index].session);
+}
+
+uint64_t exchange_acked(const struct exchange *x, uint32_t index)
+{
+    return session_acked(x->ranks[index].session);
+}
+
+uint64_t exchange_wait_ns(const struct exchange *x)
+{
+    return x->wait_ns;
+}
