@@ -48,4 +48,7 @@ void daemon_settings_write(const struct daemon_settings *s, struct str *out);
 void settings_document_job(struct str *out);
 void settings_document_daemon(struct str *out);
 
+/* conf/server.yaml and conf/worker.yaml: every default as a comment. `role` is "server" or "worker". */
+void settings_write_defaults(const char *role, struct str *out);
+
 #endif

@@ -3,6 +3,7 @@
  */
 #include "common/settings_table.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "common/check.h"
@@ -47,6 +48,10 @@ void value_print_text(const char *text, struct str *out)
 
 void value_print_f64(double value, struct str *out)
 {
+    if (value == floor(value) && fabs(value) < 1e15) {
+        str_append_format(out, "%.0f", value);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         struct str text = {0};
         double back;

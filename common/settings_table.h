@@ -92,6 +92,10 @@ static inline bool settings_applies(const struct settings_view *v, const struct 
 /* Kinds of jobs, as bits of setting.applies: 1 << enum model_type, and the format csv. */
 #define JOB_APPLIES_CSV (1u << 8)
 
+/* Daemons whose default file has the row. */
+#define DAEMON_APPLIES_SERVER 1u
+#define DAEMON_APPLIES_WORKER 2u
+
 /* Kinds of features, as bits of setting.applies. */
 enum feature_class {
     CLASS_CATEGORICAL = 1,

@@ -12,6 +12,10 @@
         __VA_ARGS__, NULL                                                                          \
     }
 
+/* Which default file has the row; both daemons take all. */
+#define SERVER DAEMON_APPLIES_SERVER
+#define WORKER DAEMON_APPLIES_WORKER
+
 const struct setting daemon_settings[] = {
     {"registry", SETTING_TEXT, AT(registry), .initial = "local:/var/lib/paramd/registry",
      .help = "Where the processes of a cluster find each other: local:DIR on one machine."},
@@ -23,12 +27,12 @@ const struct setting daemon_settings[] = {
     {"name", SETTING_TEXT, AT(name), .initial = "~",
      .help = "The member's name in the registry; ~: its role and process id."},
     {"log_level", SETTING_TEXT, AT(log_level), .initial = "info",
-     .form = "one of debug, info, warn, error", .choices = NAMES("debug", "info", "warn", "error"),
+     .choices = NAMES("debug", "info", "warn", "error"),
      .help = "What is logged."},
     {"log_file", SETTING_TEXT, AT(log_file), .initial = "~", .help = "~: standard error."},
-    {"scratch", SETTING_TEXT, AT(scratch), .initial = "~",
+    {"scratch", SETTING_TEXT, AT(scratch), .applies = WORKER, .initial = "~",
      .help = "worker: directory of the block cache; ~: under the registry's run directory."},
-    {"memory", SETTING_BYTES, AT(memory_bytes), .initial = "0", .max = 1e15,
+    {"memory", SETTING_BYTES, AT(memory_bytes), .applies = SERVER, .initial = "0", .max = 1e15,
      .help = "server: for parameters and buffers; 0: 80 % of what the machine has."},
     {"threads", SETTING_U32, AT(threads), .initial = "0", .max = 1024,
      .help = "worker: compute threads; server: shard threads. 0: by the number of cores."},

@@ -109,10 +109,13 @@ void value_describe(const struct setting *row, struct str *out)
         break;
     case SETTING_LATER:
         str_append(out, "nothing: this version does not have it");
-        break;
+        return;
     case SETTING_TEXT:
     case SETTING_CUSTOM:
-        str_append(out, "text");
+        if (row->choices)
+            describe_choices(row, out);
+        else
+            str_append(out, "text");
         break;
     }
     if (!strcmp(row->initial, "~"))
