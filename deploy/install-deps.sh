@@ -11,7 +11,7 @@ packages=(
     libuv1-dev libyaml-dev libssl-dev
     zlib1g-dev libzstd-dev libxxhash-dev
     libopenblas-dev libopenblas-pthread-dev
-    libcmocka-dev
+    libcmocka-dev python3
     dataset-fashion-mnist
 )
 

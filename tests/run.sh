@@ -5,8 +5,8 @@
 #
 # A test is tests/layers.sh, a program BUILD_DIR/tests/test_*, or an executable tests/integration/*.sh or
 # *.py. Exit 0 is passed, 77 skipped (with a reason on the last line of the output), anything else failed;
-# then the output is shown. A program that reports cmocka tests counts as that many. A script may set its
-# limit with a line `# timeout: SECONDS` among its first 20.
+# then the output is shown. A program that reports cmocka tests, or closes with `N passed, N failed, N skipped`,
+# counts as that many. A script may set its limit with a line `# timeout: SECONDS` among its first 20.
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -27,7 +27,7 @@ report() {      # status name detail
 }
 
 run() {         # name command...
-    local name=$1 limit=300 code start seconds good bad file=$2
+    local name=$1 limit=300 code start seconds good bad skips closing file=$2
     shift
     case $name in *"$pattern"*) ;; *) return ;; esac
     case $file in
@@ -39,6 +39,12 @@ run() {         # name command...
     code=$?
     seconds=$(awk -v ns=$(($(date +%s%N) - start)) 'BEGIN { printf "%.1f s", ns / 1e9 }')
     good=$(count_of PASSED) bad=$(count_of 'FAILED')
+    closing=$(tail -n 1 "$output" | grep -xE '[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped')
+    if [ -n "$closing" ] && [ $code -ne 77 ]; then
+        read -r good _ bad _ skips _ <<<"$closing"
+        skipped=$((skipped + skips))
+        [ "$skips" -eq 0 ] || grep '^skipped ' "$output"
+    fi
     if [ $code -eq 77 ]; then
         skipped=$((skipped + 1))
         report skipped "$name" "$(tail -n 1 "$output")"

@@ -1,0 +1,162 @@
+"""What the integration tests share: paths, data that is made on the spot, running paramctl, counting cases.
+
+Standard library only. A test prints one line a case and ends with `N passed, N failed, N skipped`; it exits with 1
+when a case failed and with 77, and the reason, when nothing could be tried.
+"""
+import gzip
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PARAMCTL = os.environ.get("PARAMCTL", os.path.join(ROOT, "build", "paramctl"))
+SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
+
+
+class Cases:
+    """Counts outcomes; a case is a name and a condition with what was seen."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+
+    def check(self, name, good, seen=""):
+        if good:
+            self.passed += 1
+            print(f"ok      {name}", flush=True)
+        else:
+            self.failed += 1
+            print(f"FAILED  {name}  {seen}", flush=True)
+        return good
+
+    def skip(self, name, why):
+        self.skipped += 1
+        print(f"skipped {name}: {why}", flush=True)
+
+    def end(self):
+        print(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped")
+        if self.failed:
+            sys.exit(1)
+        if not self.passed:
+            sys.exit(77)
+
+
+class Workplace:
+    """A temporary directory that goes away, with the processes that a test left in it."""
+
+    def __enter__(self):
+        self.path = tempfile.mkdtemp(prefix="paramd-test-")
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def file(self, name, text):
+        path = os.path.join(self.path, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        data = text.encode() if isinstance(text, str) else text
+        if name.endswith(".gz"):
+            data = gzip.compress(data, mtime=0)
+        with open(path, "wb") as f:
+            f.write(data)
+        return path
+
+
+def start(arguments, cwd, env=None):
+    return subprocess.Popen([PARAMCTL] + arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            stdin=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
+
+
+def run(arguments, cwd, timeout=120, stdin=None):
+    """-> (exit code or None when it ran out of time, stdout, stderr)"""
+    process = subprocess.Popen([PARAMCTL] + arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL)
+    try:
+        out, err = process.communicate(stdin.encode() if isinstance(stdin, str) else stdin, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        return None, out.decode(errors="replace"), err.decode(errors="replace")
+    return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def run_job(arguments, cwd, timeout=120):
+    """`paramctl run -o json` -> its object; on any failure {"state": "…", "text": what was printed}"""
+    code, out, err = run(["run", "-o", "json"] + arguments, cwd, timeout)
+    try:
+        result = json.loads(out)
+    except ValueError:
+        result = {"state": "none"}
+    result["code"] = code
+    result["text"] = err[-2000:]
+    return result
+
+
+def children_of(pid):
+    """Processes whose parent is `pid`, by /proc."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(entry))
+    return found
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+# ---- data ----
+
+def clicks_csv(rows, seed=1):
+    """A table with categories, numbers and a label that depends on them."""
+    r = random.Random(seed)
+    lines = ["label,user,item,hour,price"]
+    for _ in range(rows):
+        user, item, hour = r.randrange(300), r.randrange(200), r.randrange(24)
+        price = round(r.random() * 100, 2)
+        score = ((user * 7919 + 13) % 11 - 5) * 0.3 + ((item * 104729) % 7 - 3) * 0.4 + (price - 50) * 0.01
+        if (user % 5) == (item % 5):
+            score += 1.5
+        label = 1 if r.random() < 1 / (1 + 2.718281828 ** -score) else 0
+        lines.append(f"{label},u{user},i{item},{hour},{price}")
+    return "\n".join(lines) + "\n"
+
+
+def clicks_job(model="fm", extra=""):
+    return f"""
+name: clicks
+data: {{format: csv, train: train.csv, eval: test.csv, label: label, shuffle: {{window: 4000}}}}
+features:
+  user: categorical
+  item: categorical
+  hour: categorical
+  price: {{transform: [log1p, standardize]}}
+model: {{type: {model}, dim: 8, hidden: [32, 16]}}
+train: {{batch_size: 256, epochs: 2, ranks: 4, drain_every: 10}}
+checkpoint: {{every_steps: 20}}
+{extra}
+"""

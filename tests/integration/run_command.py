@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+# timeout: 600
+"""Goal: `paramctl run`, eval and predict behave as their user expects, also when he changes his mind or kills things.
+
+Method: small jobs on generated data; every case looks at exit code, stdout, files and processes.
+"""
+import json
+import os
+import signal
+import time
+
+from harness import Cases, Workplace, children_of, clicks_csv, clicks_job, is_alive, run, run_job, start, wait_until
+
+cases = Cases()
+LONG = clicks_job(extra="").replace("epochs: 2", "epochs: 4000").replace("name: clicks", "name: long")
+CLUSTER = ["--servers", "2", "--workers", "2"]
+
+
+def result_and_files(place):
+    code, out, err = run(["run", "-f", "job.yaml", "-o", "json"] + CLUSTER, place.path)
+    lines = out.strip().split("\n")
+    cases.check("run: exactly one JSON object on stdout", code == 0 and len(lines) == 1, out + err)
+    result = json.loads(lines[0])
+    wanted = ["job", "state", "epochs", "steps", "examples", "seconds", "examples_per_second", "train", "eval",
+              "checkpoint", "digest"]
+    cases.check("run: it has the members that are promised", all(k in result for k in wanted), result)
+    cases.check("run: examples are epochs × rows", result["examples"] == 2 * 6000 and result["epochs"] == 2, result)
+    base = os.path.join(place.path, "runs", "clicks")
+    cases.check("run: the run directory has job, metrics and logs",
+                all(os.path.exists(os.path.join(base, f)) for f in ("job.yaml", "metrics.jsonl", "logs/server-0.log",
+                                                                      "logs/worker-1.log")), os.listdir(base))
+    with open(os.path.join(base, "metrics.jsonl")) as f:
+        kinds = {json.loads(line)["kind"] for line in f}
+    cases.check("run: metrics.jsonl parses and has evaluations", "eval" in kinds, kinds)
+    code, out, err = run(["run", "-f", os.path.join(base, "job.yaml"), "--fresh", "-o", "json"] + CLUSTER, place.path)
+    cases.check("run: the resolved job trains the same model",
+                code == 0 and json.loads(out)["digest"] == result["digest"], out + err)
+    return json.loads(out)
+
+
+def over_existing(place, result):
+    code, out, err = run(["run", "-f", "job.yaml"] + CLUSTER, place.path)
+    cases.check("run over existing checkpoints is refused, naming both ways on",
+                code == 1 and "--resume" in err and "--fresh" in err, f"{code} {err}")
+    again = run_job(["-f", "job.yaml", "--resume"] + CLUSTER, place.path)
+    cases.check("run --resume of a finished job ends at once with the same digest",
+                again.get("digest") == result["digest"], again)
+    more = run_job(["-f", "job.yaml", "--resume", "--set", "train.epochs=3"] + CLUSTER, place.path)
+    cases.check("run --resume with more epochs goes on", more.get("state") == "DONE" and more.get("epochs") == 3, more)
+    whole = run_job(["-f", "job.yaml", "--fresh", "--set", "train.epochs=3"] + CLUSTER, place.path)
+    cases.check("… to the digest of an undisturbed run", whole.get("digest") == more.get("digest"), whole)
+    code, out, err = run(["run", "-f", "job.yaml", "--resume", "--set", "model.dim=4"], place.path)
+    cases.check("run --resume with another model is refused by name", code in (1, 3) and "model.dim" in err,
+                f"{code} {err}")
+
+
+def eval_and_predict(place):
+    result = run_job(["-f", "job.yaml", "--fresh"] + CLUSTER, place.path)
+    code, out, err = run(["eval", "-f", "job.yaml", "--checkpoint", result["checkpoint"], "-o", "json"], place.path)
+    found = json.loads(out)["eval"] if code == 0 else {}
+    cases.check("eval: the metrics that training saw",
+                code == 0 and all(abs(found[k] - v) < 1e-12 for k, v in result["eval"].items() if k in found), out + err)
+    code, out, err = run(["predict", "-f", "job.yaml", "--checkpoint", result["checkpoint"], "test.csv"], place.path)
+    lines = [json.loads(line) for line in out.strip().split("\n")] if code == 0 else []
+    cases.check("predict: a probability for every row",
+                len(lines) == 1500 and all(0 < line["prediction"] < 1 for line in lines), err[-300:])
+    rows = '{"user": "u1", "item": "i1", "hour": "3", "price": 12.5}\n{"user": "never", "item": null}\n'
+    code, out, err = run(["predict", "-f", "job.yaml", "--checkpoint", "runs/clicks"], place.path, stdin=rows)
+    cases.check("predict: JSON lines on stdin", code == 0 and len(out.strip().split("\n")) == 2, out + err)
+    code, out, err = run(["predict", "-f", "job.yaml", "--checkpoint", "runs/clicks"], place.path, stdin="{oops\n")
+    cases.check("predict: a bad line is named", code == 1 and "stdin:1" in err, err)
+    code, out, err = run(["data", "describe", "-f", "job.yaml", "-o", "json"], place.path)
+    cases.check("data describe: JSON", code == 0 and "user" in out, out[:300] + err)
+    code, out, err = run(["export", "runs/clicks", "-o", "out"], place.path)
+    cases.check("export: a safetensors file", code == 0 and os.path.exists(os.path.join(place.path, "out/model.safetensors")),
+                err)
+
+
+def interrupted(place):
+    for name, number in (("Ctrl-C", signal.SIGINT), ("SIGTERM", signal.SIGTERM)):
+        process = start(["run", "-f", "long.yaml", "--fresh"] + CLUSTER, place.path)
+        wait_until(lambda: len(children_of(process.pid)) == 4, 10)
+        time.sleep(1.5)
+        children = children_of(process.pid)
+        process.send_signal(number)
+        try:
+            out, err = process.communicate(timeout=40)
+        except Exception as e:  # the case says what was seen
+            process.kill()
+            err = str(e).encode()
+        cases.check(f"{name}: exit code 130", process.returncode == 130, err[-500:])
+        cases.check(f"{name}: no process is left", wait_until(lambda: not any(map(is_alive, children)), 5), children)
+        cases.check(f"{name}: a checkpoint to resume from", b"--resume" in err, err[-500:])
+    process = start(["run", "-f", "long.yaml", "--fresh"] + CLUSTER, place.path)
+    wait_until(lambda: len(children_of(process.pid)) == 4, 10)
+    time.sleep(0.5)
+    children = children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    cases.check("kill -9 of paramctl: no process is left",
+                wait_until(lambda: not any(map(is_alive, children)), 10), children)
+
+
+def process_lost(place):
+    """A server or a worker is killed with -9 in the middle: the run goes on by itself, to the same bits."""
+    job = clicks_job().replace("epochs: 2", "epochs: 40").replace("name: clicks", "name: lost")
+    place.file("lost.yaml", job)
+    whole = run_job(["-f", "lost.yaml", "--fresh"] + CLUSTER, place.path)
+    for index, name in ((0, "a server"), (3, "a worker")):
+        process = start(["run", "-f", "lost.yaml", "--fresh", "-o", "json"] + CLUSTER, place.path)
+        wait_until(lambda: len(children_of(process.pid)) == 4, 10)
+        time.sleep(1.2)
+        children = sorted(children_of(process.pid))
+        if len(children) == 4:
+            os.kill(children[index], signal.SIGKILL)
+        out, err = process.communicate(timeout=90)
+        digest = json.loads(out)["digest"] if out else None
+        cases.check(f"kill -9 of {name}: the run ends with the same digest", digest == whole["digest"], err[-600:])
+        cases.check(f"kill -9 of {name}: it was seen", b"signal 9" in err, err[-600:])
+
+
+def main():
+    with Workplace() as place:
+        place.file("train.csv", clicks_csv(6000))
+        place.file("test.csv", clicks_csv(1500, seed=2))
+        place.file("job.yaml", clicks_job())
+        place.file("long.yaml", LONG)
+        result = result_and_files(place)
+        over_existing(place, result)
+        eval_and_predict(place)
+        interrupted(place)
+        process_lost(place)
+    cases.end()
+
+
+main()

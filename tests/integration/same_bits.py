@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+# timeout: 900
+"""Goal: promise 1, the same bits. One job has one digest, whatever cluster trains it and however it is disturbed.
+
+Method: a generated data set and `train.ranks: 4`; the digest of a run with one server, one worker and one thread is compared
+with those of other clusters, transports, checkpoint intervals, and of runs that are killed as a whole at random
+moments and resumed with other clusters. Each pipeline depth and each model has a digest of its own.
+"""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from harness import Cases, Workplace, clicks_csv, clicks_job, children_of, is_alive, run, run_job, start, wait_until
+
+cases = Cases()
+r = random.Random(int(os.environ.get("SEED", "20")))
+
+CLUSTERS = [
+    ("2 servers", ["--servers", "2", "--workers", "1"]),
+    ("3 servers, 2 workers", ["--servers", "3", "--workers", "2"]),
+    ("in process", ["--servers", "0"]),
+    ("4 workers", ["--servers", "1", "--workers", "4"]),
+    ("3 shards a server", ["--servers", "2", "--workers", "2", "--set", "resources.shards=3"]),
+    ("1 shard a server", ["--servers", "1", "--workers", "2", "--set", "resources.shards=1"]),
+    ("2 threads", ["--servers", "1", "--workers", "1", "--set", "resources.threads=2"]),
+    ("tcp", ["--servers", "2", "--workers", "2", "--set", "unix_sockets=false"]),
+    ("checkpoints every 7", ["--servers", "1", "--workers", "2", "--set", "checkpoint.every_steps=7"]),
+    ("no checkpoints but the last", ["--servers", "1", "--workers", "1", "--set", "checkpoint.every_steps=100000"]),
+]
+
+
+def killed_and_resumed(place, job, sets, seed):
+    """Kills paramctl with -9 at a random moment, sees its processes die, resumes elsewhere until the job ends."""
+    r = random.Random(seed)
+    clusters = [["--servers", "1", "--workers", "2"], ["--servers", "2", "--workers", "1"],
+                ["--servers", "3", "--workers", "3"], ["--servers", "0"]]
+    how = ["--fresh"]
+    for attempt in range(3):
+        process = start(["run", "-f", job] + how + r.choice(clusters) + sets, place.path)
+        wait_until(lambda: process.poll() is not None, 0.3 + r.random() * 1.5)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if not wait_until(lambda: not any(is_alive(c) for c in children), 10):
+            return {"digest": "processes were left behind"}
+        how = ["--resume=auto"]
+    return run_job(["-f", job] + how + r.choice(clusters) + sets, place.path)
+
+
+def digests_of(place, model, depth, clusters, kills):
+    job = f"{model}-{depth}.yaml"
+    place.file(job, clicks_job(model).replace("name: clicks", f"name: {model}-{depth}"))
+    sets = ["--set", f"train.pipeline_depth={depth}"]
+    first = run_job(["-f", job, "--fresh", "--servers", "1", "--workers", "1", "--set", "resources.threads=1"] + sets,
+                    place.path)
+    name = f"{model} depth {depth}"
+    if not cases.check(f"{name}: reference", first["state"] == "DONE" and len(first.get("digest", "")) == 64, first):
+        return None
+    code, out, err = run(["checkpoints", "digest", first["checkpoint"]], place.path)
+    cases.check(f"{name}: `checkpoints digest` agrees", out.strip() == first["digest"], out + err)
+    for title, arguments in clusters:
+        result = run_job(["-f", job, "--fresh"] + arguments + sets, place.path)
+        cases.check(f"{name}: {title}", result.get("digest") == first["digest"], result)
+    for _ in range(kills):
+        seed = r.randrange(1 << 30)
+        result = killed_and_resumed(place, job, sets, seed)
+        cases.check(f"{name}: killed and resumed (seed {seed})", result.get("digest") == first["digest"], result)
+    return first["digest"]
+
+
+def main():
+    with Workplace() as place:
+        place.file("train.csv", clicks_csv(12000))
+        place.file("test.csv", clicks_csv(2000, seed=2))
+        found = set()
+        for model, depth, clusters, kills in (("fm", 0, CLUSTERS, 4), ("fm", 2, CLUSTERS, 3),
+                                              ("lr", 0, CLUSTERS[:5], 1), ("mlp", 0, CLUSTERS[:8], 2),
+                                              ("mlp", 2, CLUSTERS[:3], 1), ("lr", 2, CLUSTERS[:2], 0)):
+            digest = digests_of(place, model, depth, clusters, kills)
+            cases.check(f"{model} depth {depth}: a digest of its own", digest and digest not in found, digest)
+            found.add(digest)
+    cases.end()
+
+
+main()
