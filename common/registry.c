@@ -1,0 +1,169 @@
+#include "common/registry.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "common/registry_internal.h"
+#include "common/str.h"
+
+static const struct registry_backend *const backends[] = {
+    &registry_local_backend,
+};
+#define BACKEND_COUNT (sizeof backends / sizeof backends[0])
+
+#define NAME_BYTES_MAX 100
+#define PATH_BYTES_MAX 240
+
+enum err registry_open(const char *uri, struct registry **out)
+{
+    for (size_t i = 0; i < BACKEND_COUNT; i++) {
+        if (strncmp(uri, backends[i]->scheme, strlen(backends[i]->scheme)) == 0)
+            return backends[i]->open(uri, out);
+    }
+    struct str forms = {0};
+    for (size_t i = 0; i < BACKEND_COUNT; i++)
+        str_append_format(&forms, "%s%s", i > 0 ? ", " : "", backends[i]->forms);
+    enum err e;
+    if (strncmp(uri, "zk://", 5) == 0)
+        e = err_set(ERR_UNSUPPORTED, "registry '%s': this build has no ZooKeeper; it has %s", uri,
+                    forms.data);
+    else
+        e = err_set(ERR_INPUT, "registry '%s' is none of the forms: %s", uri, forms.data);
+    str_deinit(&forms);
+    return e;
+}
+
+void registry_close(struct registry *r)
+{
+    if (r != NULL)
+        r->backend->close(r);
+}
+
+/* Letters, digits and . _ - only: names become names of files, and parts of ids. */
+static enum err check_name(const char *what, const char *text, size_t max, const char *others)
+{
+    size_t size = strlen(text);
+    if (size == 0 || size > max)
+        return err_set(ERR_INPUT, "%s '%s' has %zu bytes; it needs 1 to %zu", what, text, size,
+                       max);
+    for (const char *c = text; *c != '\0'; c++) {
+        bool is_good = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+                       (*c >= '0' && *c <= '9') || strchr(others, *c) != NULL;
+        if (!is_good)
+            return err_set(ERR_INPUT, "%s '%s' has a '%c'; only letters, digits and %s can be used",
+                           what, text, *c, others);
+    }
+    return ERR_NONE;
+}
+
+static enum err check_record(const char *what, const char *name, size_t size)
+{
+    if (size > REGISTRY_RECORD_MAX_BYTES)
+        return err_set(ERR_LIMIT, "the record of %s '%s' has %zu bytes, over the limit of %zu",
+                       what, name, size, REGISTRY_RECORD_MAX_BYTES);
+    return ERR_NONE;
+}
+
+enum err registry_join(struct registry *r, const char *role, const char *name, const char *record,
+                       struct registry_member **out)
+{
+    enum err e = check_name("role", role, NAME_BYTES_MAX, "_");
+    if (e == ERR_NONE)
+        e = check_name("member", name, NAME_BYTES_MAX, "._-");
+    if (e == ERR_NONE)
+        e = check_record("member", name, strlen(record));
+    return e == ERR_NONE ? r->backend->join(r, role, name, record, out) : e;
+}
+
+const char *registry_member_id(const struct registry_member *m)
+{
+    return m->backend->member_id(m);
+}
+
+void registry_leave(struct registry_member *m)
+{
+    if (m != NULL)
+        m->backend->leave(m);
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+    return strcmp(((const struct registry_entry *)a)->id, ((const struct registry_entry *)b)->id);
+}
+
+enum err registry_members(struct registry *r, const char *role, struct registry_entry **out,
+                          size_t *count_out)
+{
+    struct registry_entry *entries = NULL;
+    size_t count = 0;
+    enum err e = r->backend->members(r, role, &entries, &count);
+    if (e != ERR_NONE)
+        return e;
+    if (count > 0)
+        qsort(entries, count, sizeof *entries, compare_entries);
+    *out = entries;
+    *count_out = count;
+    return ERR_NONE;
+}
+
+void registry_entries_free(struct registry_entry *entries, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        mem_free(entries[i].id);
+        mem_free(entries[i].role);
+        mem_free(entries[i].record);
+    }
+    mem_free(entries);
+}
+
+enum err registry_lead(struct registry *r, const char *record, bool *is_leader, uint64_t *term)
+{
+    enum err e = check_record("the leader", "", strlen(record));
+    return e == ERR_NONE ? r->backend->lead(r, record, is_leader, term) : e;
+}
+
+void registry_resign(struct registry *r)
+{
+    r->backend->resign(r);
+}
+
+enum err registry_leader(struct registry *r, char **record_out, uint64_t *term)
+{
+    return r->backend->leader(r, record_out, term);
+}
+
+static enum err check_path(const char *path)
+{
+    enum err e = check_name("path", path, PATH_BYTES_MAX, "/._-=");
+    if (e == ERR_NONE && (strstr(path, "//") != NULL || path[strlen(path) - 1] == '/'))
+        e = err_set(ERR_INPUT, "path '%s' has an empty level", path);
+    return e;
+}
+
+enum err registry_put(struct registry *r, const char *path, const void *data, size_t size,
+                      uint64_t version, uint64_t *version_out)
+{
+    enum err e = check_path(path);
+    if (e == ERR_NONE)
+        e = check_record("path", path, size);
+    uint64_t new_version = 0;
+    if (e == ERR_NONE)
+        e = r->backend->put(r, path, data, size, version, &new_version);
+    if (e == ERR_NONE && version_out != NULL)
+        *version_out = new_version;
+    return e;
+}
+
+enum err registry_get(struct registry *r, const char *path, void **data_out, size_t *size_out,
+                      uint64_t *version_out)
+{
+    enum err e = check_path(path);
+    return e == ERR_NONE ? r->backend->get(r, path, data_out, size_out, version_out) : e;
+}
+
+enum err registry_remove(struct registry *r, const char *path)
+{
+    enum err e = check_path(path);
+    return e == ERR_NONE ? r->backend->remove(r, path) : e;
+}
