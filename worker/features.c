@@ -308,7 +308,7 @@ void rows_clear(struct rows *r)
     r->cut_values = 0;
     r->has_weights = false;
     for (uint32_t t = 0; t < r->table_count; t++) {
-        r->tables[t].term_count = 0;
+        r->tables[t].term_count = r->tables[t].committed_terms = 0;
         r->tables[t].has_values = false;
         r->tables[t].uniform = true;
     }

@@ -24,6 +24,7 @@ struct rows_table {
     float *values; /* meaningful when has_values; else all are 1 */
     uint32_t *ends;
     size_t term_count;
+    size_t committed_terms; /* of the whole examples; what a wrong record added lies behind */
     size_t key_capacity, value_capacity, end_capacity;
     uint32_t slot_count;
     bool has_values;

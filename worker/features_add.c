@@ -24,15 +24,6 @@ static bool is_missing(struct span text)
 /* ---- terms
  * ------------------------------------------------------------------------------------------- */
 
-static enum err reserve(struct rows_table *t, size_t more)
-{
-    if (!mem_grow(t->keys, t->key_capacity, t->term_count + more))
-        return ERR_MEMORY;
-    if (t->has_values && !mem_grow(t->values, t->value_capacity, t->term_count + more))
-        return ERR_MEMORY;
-    return ERR_NONE;
-}
-
 /* From here on the table has values; those so far are 1. */
 static enum err begin_values(struct rows_table *t)
 {
@@ -46,14 +37,21 @@ static enum err begin_values(struct rows_table *t)
 
 static enum err add_term(struct rows_table *t, uint64_t key, float value)
 {
-    enum err e = reserve(t, 1);
-    if (e == ERR_NONE && value != 1 && !t->has_values)
-        e = begin_values(t);
-    if (e != ERR_NONE)
-        return e;
-    if (t->has_values)
-        t->values[t->term_count] = value;
-    t->keys[t->term_count++] = mix64(key);
+    size_t n = t->term_count + 1;
+    if (n > t->key_capacity && !mem_grow(t->keys, t->key_capacity, n))
+        return ERR_MEMORY;
+    if (value != 1 && !t->has_values) {
+        enum err e = begin_values(t);
+        if (e != ERR_NONE)
+            return e;
+    }
+    if (t->has_values) {
+        if (n > t->value_capacity && !mem_grow(t->values, t->value_capacity, n))
+            return ERR_MEMORY;
+        t->values[n - 1] = value;
+    }
+    t->keys[n - 1] = mix64(key);
+    t->term_count = n;
     return ERR_NONE;
 }
 
@@ -464,10 +462,7 @@ enum err features_add(const struct features *f, const struct features_call *call
                       const struct record *record, struct rows *rows)
 {
     struct feature_input in = {f, call, record};
-    size_t before[TABLE_MAX];
     CHECK(rows->count < DATA_BLOCK_RECORDS || f->options.label_optional);
-    for (uint32_t t = 0; t < rows->table_count; t++)
-        before[t] = rows->tables[t].term_count;
     enum err e = reserve_example(rows);
     if (e == ERR_NONE)
         e = add_scalars(&in, rows);
@@ -476,11 +471,11 @@ enum err features_add(const struct features *f, const struct features_call *call
         const struct feature *x = &f->items[f->order[i]];
         e = x->spec->gives_terms ? add_terms(&in, x, rows) : put_dense(&in, x, dense);
     }
-    if (e == ERR_NONE) {
-        rows->count++;
-        return ERR_NONE;
+    for (uint32_t t = 0; t < rows->table_count; t++) {
+        if (e == ERR_NONE)
+            rows->tables[t].committed_terms = rows->tables[t].term_count;
+        rows->tables[t].term_count = rows->tables[t].committed_terms;
     }
-    for (uint32_t t = 0; t < rows->table_count; t++)
-        rows->tables[t].term_count = before[t];
+    rows->count += e == ERR_NONE;
     return e;
 }
