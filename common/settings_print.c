@@ -48,8 +48,8 @@ void value_print_text(const char *text, struct str *out)
 
 void value_print_f64(double value, struct str *out)
 {
-    if (value == floor(value) && fabs(value) < 1e15) {
-        str_append_format(out, "%.0f", value);
+    if (value == floor(value) && fabs(value) <= 1e15) {
+        str_append_format(out, "%.0f", value + 0.0); /* no "-0" */
         return;
     }
     for (int digits = 1; digits <= 17; digits++) {
