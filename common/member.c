@@ -43,7 +43,7 @@ struct member {
 
     /* the thread's own */
     struct rpc_channel *leader;
-    uint64_t term, orders_version;
+    uint64_t term, orders_version, sequence;
     uint64_t sent_ms, heard_ms, searched_ms, told_ms;
     bool reported;
 };
@@ -160,6 +160,7 @@ static void send_state(struct member *m, struct exchange *x)
     state.addresses = (char **)m->options.addresses;
     state.host_id = (char *)member_host_id();
     state.term = m->term;
+    state.sequence = ++m->sequence;
     state.orders_version = m->orders_version;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     state.cores = cores > 0 ? (uint32_t)cores : 1;

@@ -1,0 +1,121 @@
+/*
+ * coordinator.h - the lives of jobs: one state machine a job, driven by what members report.
+ *
+ *     QUEUED -> FORMING -> RESTORING -> RUNNING -> FINISHING -> DONE     any -> FAILED, STOPPED
+ *
+ * Events go in (a member's state, a lost member, a submission, the result of an action, a tick) and
+ * two things come out: each member's complete orders, and actions for the host (storage, registry,
+ * log). Nothing here blocks, and nothing knows whether a member is a process or a model in a test.
+ *
+ * Members say what is and are told what should be (proto/control.proto); a lost, doubled or
+ * repeated message changes nothing. What a member reported before it had the orders in question is
+ * not taken as an answer to them: orders carry a version, and states say which they reflect.
+ *
+ * Units    milliseconds of any one clock that does not go back.
+ * Pure     no clock, no I/O. Threads: one.
+ * Errors   of requests: err_text(). What fails a job is in its status, with the name of the member.
+ */
+#ifndef PARAMD_SERVER_COORDINATOR_H
+#define PARAMD_SERVER_COORDINATOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/checkpoint.h"
+#include "common/err.h"
+#include "common/str.h"
+#include "proto/control.pb-c.h"
+
+struct coordinator;
+
+struct coordinator_options {
+    uint64_t term;
+    uint32_t peer_timeout_ms;  /* silence after which a member is lost */
+    uint32_t stall_timeout_ms; /* a running job without progress fails after this long */
+};
+
+struct coordinator *coordinator_create(const struct coordinator_options *o);
+void coordinator_destroy(struct coordinator *c); /* accepts NULL */
+
+/* ---- events ---- */
+
+/* *job_out is borrowed. A job that is submitted again unchanged while it lives is the same job. */
+enum err coordinator_submit(struct coordinator *c, const Paramd__Control__SubmitRequest *request,
+                            uint64_t now_ms, const char **job_out) MUST_CHECK;
+/* Takes over `state`. ERR_REFUSED: of a later term; we are not the leader any more. */
+enum err coordinator_member(struct coordinator *c, Paramd__Control__MemberState *state,
+                            uint64_t now_ms) MUST_CHECK;
+/* A member that holds a call open is heard, though it says nothing. */
+void coordinator_heard(struct coordinator *c, const char *member, uint64_t now_ms);
+void coordinator_member_lost(struct coordinator *c, const char *member, const char *why,
+                             uint64_t now_ms);
+void coordinator_tick(struct coordinator *c, uint64_t now_ms);
+enum err coordinator_stop(struct coordinator *c, const Paramd__Control__StopRequest *request,
+                          uint64_t now_ms) MUST_CHECK;
+/* *step_out: where it is going to be taken, if the shards are still before it. */
+enum err coordinator_checkpoint_now(struct coordinator *c, const char *job, uint64_t now_ms,
+                                    uint64_t *step_out) MUST_CHECK;
+
+/* ---- orders ---- */
+
+/* Packed MemberOrders. ERR_NOT_FOUND: a member that has not reported. */
+enum err coordinator_orders(struct coordinator *c, const char *member, struct str *packed,
+                            uint64_t *version) MUST_CHECK;
+
+/* ---- actions, in order; each but LOG and RETAIN is answered by coordinator_result() ---- */
+
+enum coordinator_action_kind {
+    ACTION_LIST,          /* checkpoints of `uri`, and what the registry knows of `job` */
+    ACTION_READ_MANIFEST, /* of the directory `uri` */
+    ACTION_PUBLISH,       /* `manifest` into the directory `uri` */
+    ACTION_RETAIN,        /* in `uri`: the newest `keep`, and `protect` */
+    ACTION_RECORD,        /* put `text` into the registry as the record of `job` */
+    ACTION_LOG
+};
+
+enum coordinator_log { COORDINATOR_ERROR, COORDINATOR_WARN, COORDINATOR_INFO };
+
+struct coordinator_action {
+    enum coordinator_action_kind kind;
+    uint64_t id;
+    char *job;
+    char *uri;
+    char *text;
+    enum coordinator_log level;
+    uint32_t keep;
+    char **protect; /* NULL-terminated */
+    struct checkpoint_manifest *manifest;
+    struct coordinator_action *next;
+};
+
+struct coordinator_action *coordinator_next_action(struct coordinator *c); /* NULL: none */
+void coordinator_action_destroy(struct coordinator_action *a);
+
+struct coordinator_listing {
+    uint64_t generation, step;
+    bool committed;
+    const char *refused; /* why it does not verify; NULL: it does */
+};
+
+struct coordinator_result {
+    uint64_t id;
+    enum err code; /* with `text` */
+    const char *text;
+    const struct coordinator_listing *listing; /* LIST; newest first */
+    size_t listing_count;
+    const char *record;                   /* LIST: what ACTION_RECORD put last, or NULL */
+    struct checkpoint_manifest *manifest; /* READ_MANIFEST; taken over */
+    const char *sha256;                   /* READ_MANIFEST, PUBLISH */
+};
+void coordinator_result(struct coordinator *c, const struct coordinator_result *r, uint64_t now_ms);
+
+/* ---- looking ---- */
+
+/* Packed StatusReply. An empty name is the job submitted last. */
+void coordinator_status(struct coordinator *c, const char *job, uint64_t now_ms,
+                        struct str *packed);
+/* Every member that was to leave has left, or leaves now, and `member` alone is still wanted by
+ * somebody. */
+bool coordinator_is_last(const struct coordinator *c, const char *member);
+
+#endif

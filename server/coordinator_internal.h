@@ -1,0 +1,257 @@
+/*
+ * coordinator_internal.h - what the coordinator's files share: jobs, members, and the steps of a
+ * job.
+ *
+ *     coordinator.c             members, submissions, events
+ *     coordinator_job.c         a job: making it, ending it, failing it; messages; actions
+ *     coordinator_form.c        QUEUED, FORMING, RESTORING: members, index, checkpoint to restore
+ *     coordinator_run.c         RUNNING, FINISHING: evaluations, verdicts, stalls
+ *     coordinator_checkpoint.c  arming, publishing, retention
+ *     coordinator_evals.c       records of evaluations, early stopping
+ *     coordinator_orders.c      orders of a member
+ *     coordinator_status.c      the status of a job
+ */
+#ifndef PARAMD_SERVER_COORDINATOR_INTERNAL_H
+#define PARAMD_SERVER_COORDINATOR_INTERNAL_H
+
+#include "common/evaluation.h"
+#include "common/features_spec.h"
+#include "common/job.h"
+#include "common/layout.h"
+#include "common/mem.h"
+#include "common/model.h"
+#include "common/steps.h"
+#include "server/coordinator.h"
+
+#define WARNING_MAX 16u
+#define NO_STEP     UINT64_MAX
+
+enum job_state {
+    JOB_QUEUED,
+    JOB_FORMING,
+    JOB_RESTORING,
+    JOB_RUNNING,
+    JOB_FINISHING,
+    JOB_RECOVERING,
+    JOB_DONE,
+    JOB_FAILED,
+    JOB_STOPPED
+};
+
+struct job_run;
+
+struct fellow { /* a member */
+    char *id;
+    bool is_server;
+    Paramd__Control__MemberState *state;
+    uint64_t seen_ms;
+    struct job_run *job; /* assigned to; NULL: free, or released */
+    uint32_t index;      /* among the job's servers or workers */
+    bool shutdown;
+    struct str orders; /* packed, without version, YAML and layout: to see changes */
+    uint64_t version;
+    uint64_t
+        answer_version; /* states that reflect older orders do not answer the latest question */
+    struct fellow *next;
+};
+
+struct sums { /* of all ranks' reports */
+    uint64_t examples;
+    int64_t loss, weight;
+};
+
+struct eval_metric {
+    enum metric_kind kind;
+    double value;
+};
+
+struct eval_record {
+    uint64_t step;
+    uint32_t epoch;
+    bool progressive;
+    bool held; /* made at a held drain point, so it belongs into manifests */
+    uint64_t examples;
+    int64_t rank_key; /* of early_stopping.metric */
+    struct eval_metric metrics[METRIC_COUNT];
+    uint32_t metric_count;
+    double seconds;
+};
+
+enum pick_state { PICK_LIST, PICK_CHOOSE, PICK_READ, PICK_DONE };
+
+struct candidate {
+    uint64_t generation, step;
+    bool committed;
+    char *refused; /* NULL: not (yet) */
+};
+
+enum snap_phase { SNAP_IDLE, SNAP_ARMING, SNAP_ARMED, SNAP_PUBLISHING, SNAP_DISARMING };
+enum hold_phase { HOLD_NONE, HOLD_EVALUATE, HOLD_CHECKPOINT, HOLD_RECORD };
+
+struct job_run {
+    char *name, *yaml, *mode;
+    bool eval_mode, resume, fresh, resume_auto, shutdown_at_end;
+    char *eval_uri; /* mode eval: the checkpoint */
+    char *storage_uri;
+    struct job *job;
+    enum job_state state;
+    char *why;
+    char *warnings[WARNING_MAX];
+    uint32_t warning_count;
+    uint64_t generation;
+    uint64_t sequence; /* of submission */
+
+    /* members, by index; entries turn NULL when one is released or lost */
+    struct fellow **servers, **workers;
+    uint32_t server_count, worker_count;
+    bool releasing;
+    uint64_t released_ms; /* when the workers were */
+
+    /* what to restore */
+    enum pick_state pick;
+    uint64_t action_id; /* the LIST or READ_MANIFEST under way; 0: none */
+    uint64_t retry_ms;
+    struct candidate *candidates;
+    size_t candidate_count, picked;       /* picked == candidate_count: the initial state */
+    struct checkpoint_manifest *manifest; /* of the picked one */
+    char manifest_sha[SHA256_HEX_SIZE];
+
+    /* the data and what follows from it */
+    uint32_t round;
+    bool indexed;
+    char *index_checksum;
+    uint64_t train_examples, eval_examples;
+    char **columns;
+    size_t column_count;
+    struct features_spec *features;
+    struct model *model;
+    struct steps steps;
+    struct layout *layout;
+    bool form, start;
+    uint64_t start_step;
+    uint64_t restored_ms;
+
+    /* running */
+    uint64_t begin_ms, end_ms; /* of training */
+    uint64_t *lease;           /* [rank_count] */
+    enum hold_phase hold;
+    uint64_t hold_step;
+    bool hold_stop, hold_best;
+    uint64_t verdict_step;
+    bool verdict_stop;
+    uint64_t record_id; /* of the verdict under way */
+    uint64_t record_retry_ms;
+    bool stop_asked, stopped_early;
+    struct evaluation *evaluation; /* scratch */
+    struct eval_record *evals;
+    size_t eval_count, eval_capacity;
+    struct sums base; /* what the restored state had seen */
+    struct sums latest, epoch_base;
+    uint64_t latest_step; /* of `latest`; NO_STEP: no report yet */
+    uint64_t shares[5];   /* of workers that left */
+
+    /* checkpoints of this run */
+    enum snap_phase snap;
+    uint64_t snap_step;
+    uint64_t snap_drained_ms; /* when the first shard stood at it; 0: not yet */
+    uint64_t snap_retry_ms;
+    uint64_t snap_failures; /* in a row */
+    uint64_t snap_first_failure_ms;
+    uint64_t snap_margin; /* steps ahead that the last refusal taught */
+    uint64_t publish_id;
+    uint64_t wanted;     /* urgent: at exactly this step; NO_STEP: none */
+    uint64_t now_wanted; /* checkpoint now, stop: the first drain point from here; NO_STEP: none */
+    uint64_t newest;     /* step of the newest one of this run; NO_STEP: none */
+    uint64_t disarm;
+    char *newest_name;  /* also of an earlier run, when restored */
+    char *best_name;    /* early stopping's */
+    uint64_t best_step; /* NO_STEP: none */
+
+    /* the watch */
+    uint64_t progress_mark, progress_ms;
+
+    struct job_run *next;
+};
+
+struct coordinator {
+    struct coordinator_options options;
+    struct fellow *fellows;
+    struct job_run *jobs; /* by submission */
+    uint64_t next_id, next_sequence, next_version;
+    struct coordinator_action *actions, **actions_end;
+};
+
+/* ---- coordinator_job.c ---- */
+struct job_run *job_find(struct coordinator *c, const char *name);
+enum err job_make(const Paramd__Control__SubmitRequest *request, struct job_run **out) MUST_CHECK;
+void job_free(struct job_run *j);
+bool job_is_over(const struct job_run *j);
+const char *job_state_name(enum job_state s);
+void job_set_state(struct coordinator *c, struct job_run *j, enum job_state s, uint64_t now);
+/* These take over `text`; the macros format it. */
+void job_why_take(struct job_run *j, char *text);
+void job_warn_take(struct coordinator *c, struct job_run *j, char *text);
+void job_fail_take(struct coordinator *c, struct job_run *j, uint64_t now, char *text);
+void act_log_take(struct coordinator *c, enum coordinator_log level, char *text);
+#define job_set_why(j, ...)      job_why_take(j, must_format(__VA_ARGS__))
+#define job_warn(c, j, ...)      job_warn_take(c, j, must_format(__VA_ARGS__))
+#define job_fail(c, j, now, ...) job_fail_take(c, j, now, must_format(__VA_ARGS__))
+#define act_log(c, level, ...)   act_log_take(c, level, must_format(__VA_ARGS__))
+/* Ends the job: DONE, FAILED or STOPPED; workers are released now, servers when those have let go.
+ */
+void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_t now);
+void job_release(struct coordinator *c, struct job_run *j, uint64_t now);
+struct coordinator_action *act(struct coordinator *c, enum coordinator_action_kind kind,
+                               const struct job_run *j);
+uint64_t act_record(struct coordinator *c, const struct job_run *j);
+/* The member's state, if it is of this job and generation; else NULL. */
+const Paramd__Control__MemberState *state_of(const struct job_run *j, const struct fellow *f);
+/* The same, and it reflects the latest question. */
+const Paramd__Control__MemberState *answer_of(const struct job_run *j, const struct fellow *f);
+/* From here on only states that reflect the orders as they are now count as answers of the servers.
+ */
+void ask_servers(struct coordinator *c, struct job_run *j);
+/* Shard s's state, or NULL. */
+const Paramd__Control__ShardState *shard_state(const struct job_run *j, uint32_t shard,
+                                               bool answered);
+uint32_t shards_per_server(const struct job_run *j);
+
+/* ---- the steps of a job ---- */
+void queued_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void forming_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void restoring_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void running_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void finishing_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void watch_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void pick_ask(struct coordinator *c, struct job_run *j, uint64_t now);
+void pick_result(struct coordinator *c, struct job_run *j, const struct coordinator_result *r,
+                 uint64_t now);
+void rank_range(const struct job_run *j, uint32_t worker, uint32_t *first, uint32_t *end);
+
+/* ---- coordinator_checkpoint.c ---- */
+void snap_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void snap_result(struct coordinator *c, struct job_run *j, const struct coordinator_result *r,
+                 uint64_t now);
+/* The smallest and largest step that a shard has applied. false: not all shards report. */
+bool applied_range(const struct job_run *j, uint64_t *smallest, uint64_t *largest);
+/* All shards stand at this drain point, or have passed it together: the smallest `drained`. */
+bool drained_all(const struct job_run *j, uint64_t *step);
+
+/* ---- coordinator_evals.c ---- */
+enum err evals_take(struct job_run *j, const char *json) MUST_CHECK;
+void evals_write(const struct job_run *j, uint64_t up_to, struct str *out);
+struct eval_record *evals_find(const struct job_run *j, uint64_t step, bool progressive);
+/* Merges what the workers counted into a record. */
+enum err evals_merge(struct coordinator *c, struct job_run *j, uint64_t step,
+                     uint64_t now) MUST_CHECK;
+enum err evals_progressive(struct job_run *j, uint64_t step, bool held, uint64_t now) MUST_CHECK;
+/* Where early stopping stands after the evaluations up to `step`. */
+struct early {
+    bool stop;
+    uint64_t best_step;
+};
+struct early evals_early(const struct job_run *j, uint64_t step);
+void take_reports(struct job_run *j);
+struct sums sum_reports(Paramd__Control__RankReport *const *reports, size_t count);
+
+#endif
