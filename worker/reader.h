@@ -57,6 +57,7 @@ struct file_head {
     uint32_t column_count;
     uint32_t record_bytes; /* records of a fixed size; 0: text */
     uint64_t record_count; /* when record_bytes > 0 */
+    bool empty;            /* csv: no bytes, not even a header; Spark writes such parts */
 };
 void file_head_deinit(struct file_head *h);
 

@@ -236,9 +236,10 @@ static enum err head(const struct job_data *d, const char *name, struct span sta
         size_t size = cut(d, rest, whole, &out->lines);
         if (size == 0 && !whole)
             return err_set(ERR_LIMIT, "%s:1: the header does not end", name);
-        if (size == 0)
-            return err_set(ERR_INPUT, "%s: the file is empty; with csv.header it begins with names",
-                           name);
+        if (size == 0) {
+            out->empty = true;
+            return ERR_NONE;
+        }
         out->size += size;
         if (d->csv.columns.count == 0)
             return read_names(d, name, span_make(rest.data, size), out);
