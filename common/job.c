@@ -366,7 +366,7 @@ static bool schedule_depends_on_end(const struct job *j)
 static void print_line(const struct job_line *line, struct str *out)
 {
     for (uint32_t i = 0; i < line->depth; i++) {
-        value_print_text(line->names[i], out);
+        value_print_name(line->names[i], out);
         str_append(out, "\t");
     }
     str_append_format(out, "%s\n", line->value);

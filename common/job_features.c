@@ -278,9 +278,9 @@ static enum err find_type(const struct job *j, const struct entry *entry, const 
     const struct conf_node *n = entry->node;
     const struct conf_node *type = n && n->kind == CONF_MAP ? conf_get(n, "type") : n;
     double number;
-    *said = !conf_is_null(type) && (type != n || strcmp(n->text, "all"));
     if (n && n->kind == CONF_LIST)
         return setting_error(ERR_INPUT, n, path, "is a list; give a type or a map of settings");
+    *said = !conf_is_null(type) && (type != n || strcmp(n->text, "all"));
     if (*said) {
         char *full = must_format(type == n ? "%s" : "%s.type", path);
         enum err e = value_read(feature_row("type"), type, full, out);

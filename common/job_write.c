@@ -128,7 +128,7 @@ void job_write(const struct job *j, struct str *out)
         for (uint32_t level = shared; level < line->depth; level++) {
             for (uint32_t k = 0; k < level; k++)
                 str_append(out, "  ");
-            value_print_text(line->names[level], out);
+            value_print_name(line->names[level], out);
             str_append(out, level + 1 < line->depth ? ":\n" : ": ");
         }
         str_append_format(out, "%s\n", line->value);

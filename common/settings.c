@@ -64,7 +64,9 @@ static enum err unknown(const struct settings_view *v, const struct conf_node *n
     struct str whole = {0};
     str_append_format(&whole, "%s%s", prefix, name);
     for (size_t i = 0; i < v->count; i++)
-        other_kind = other_kind || !strcmp(v->rows[i].path, whole.data);
+        other_kind = other_kind || !strcmp(v->rows[i].path, whole.data) ||
+                     (!strncmp(v->rows[i].path, whole.data, whole.size) &&
+                      v->rows[i].path[whole.size] == '.');
     if (other_kind)
         str_append_format(&text, "%s has no such setting", v->kind);
     else

@@ -21,7 +21,7 @@ static bool is_plain(const char *text)
     return letter;
 }
 
-void value_print_text(const char *text, struct str *out)
+static void print_quoted(const char *text, bool escape_variables, struct str *out)
 {
     if (is_plain(text)) {
         str_append(out, text);
@@ -38,12 +38,22 @@ void value_print_text(const char *text, struct str *out)
             str_append(out, "\\n");
         else if (c < 0x20 || c == 0x7f)
             str_append_format(out, "\\x%02x", c);
-        else if (c == '$' && p[1] == '{')
+        else if (escape_variables && c == '$' && p[1] == '{')
             str_append(out, "$$");
         else
             str_append_span(out, span_make(p, 1));
     }
     str_append(out, "\"");
+}
+
+void value_print_text(const char *text, struct str *out)
+{
+    print_quoted(text, true, out);
+}
+
+void value_print_name(const char *name, struct str *out)
+{
+    print_quoted(name, false, out);
 }
 
 void value_print_f64(double value, struct str *out)

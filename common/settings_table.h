@@ -149,6 +149,7 @@ enum err value_list(const struct setting *row, const struct conf_node *n, const 
                     struct text_list *out) MUST_CHECK;
 void value_list_clear(struct text_list *list);
 void value_print_text(const char *text, struct str *out);      /* quoted where YAML wants it */
+void value_print_name(const char *name, struct str *out);      /* of a map: holds no variables */
 void value_print_f64(double value, struct str *out);           /* shortest that reads back the same */
 void value_print_duration(uint64_t ms, struct str *out);
 void value_print_bytes(uint64_t bytes, struct str *out);
