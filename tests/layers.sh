@@ -21,6 +21,7 @@ level 2 common/wire* common/schema* common/layout* common/steps* common/checkpoi
 level 2 common/dataindex* common/evaluation* common/control* common/job* common/settings*
 level 2 common/features_spec* common/model*
 level 3 common/storage* common/registry* common/rpc* common/http* common/member* common/compress*
+level 3 common/notify*
 level 5 server/main worker/main cli/*
 level 4 server/* worker/*
 

@@ -6,7 +6,7 @@
 #include "common/check.h"
 #include "common/mem.h"
 
-#define FREE_MAX 256u                /* areas kept for reuse; more are given back to the system */
+#define FREE_MAX  256u /* areas kept for reuse; more are given back to the system */
 #define ALIGNMENT 64u
 
 struct area {
@@ -17,7 +17,7 @@ struct area {
 
 struct area_pool {
     pthread_mutex_t lock;
-    size_t references;               /* the owner and every area that is out */
+    size_t references; /* the owner and every area that is out */
     struct area *free[FREE_MAX];
     size_t free_count;
 };
@@ -72,7 +72,8 @@ static void give_back(void *context)
         area_free(surplus);
 }
 
-/* The smallest free area that is large enough; else any, to be grown; else NULL. The lock is held. */
+/* The smallest free area that is large enough; else any, to be grown; else NULL. The lock is held.
+ */
 static struct area *pick(struct area_pool *p, size_t size)
 {
     size_t best = SIZE_MAX;

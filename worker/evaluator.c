@@ -11,11 +11,11 @@ struct evaluator {
     struct pool *pool;
     struct network *network;
     float *logits;
-    float **dense;                   /* [dense_count], read once */
+    float **dense; /* [dense_count], read once */
     bool has_dense;
-    float **rows;                    /* [table_count], in row_memory */
+    float **rows; /* [table_count], in row_memory */
     float *row_memory;
-    size_t row_capacity;             /* bytes */
+    size_t row_capacity; /* bytes */
 };
 
 static enum err read_from_exchange(void *context, const struct batch *b, float *const *rows,
@@ -78,7 +78,8 @@ static enum err make_room(struct evaluator *e, const struct batch *b)
     const struct schema *schema = e->options.model->schema;
     struct area_cutter size = {0};
     for (uint32_t t = 0; t < schema->table_count; t++)
-        (void)area_cut(&size, (size_t)b->tables[t].key_count * schema->tables[t].dim, sizeof(float));
+        (void)area_cut(&size, (size_t)b->tables[t].key_count * schema->tables[t].dim,
+                       sizeof(float));
     if (e->row_memory == NULL || size.offset > e->row_capacity) {
         mem_free(e->row_memory);
         e->row_capacity = size.offset + size.offset / 8 + 64;
@@ -88,7 +89,8 @@ static enum err make_room(struct evaluator *e, const struct batch *b)
     }
     struct area_cutter cutter = {.base = (char *)e->row_memory};
     for (uint32_t t = 0; t < schema->table_count; t++)
-        e->rows[t] = area_cut(&cutter, (size_t)b->tables[t].key_count * schema->tables[t].dim, sizeof(float));
+        e->rows[t] = area_cut(&cutter, (size_t)b->tables[t].key_count * schema->tables[t].dim,
+                              sizeof(float));
     return ERR_NONE;
 }
 
@@ -97,7 +99,8 @@ enum err evaluator_infer(struct evaluator *e, const struct batch *b, const float
     enum err error = make_room(e, b);
     if (error != ERR_NONE)
         return error;
-    float *const *dense = e->has_dense || e->options.model->schema->dense_count == 0 ? NULL : e->dense;
+    float *const *dense =
+        e->has_dense || e->options.model->schema->dense_count == 0 ? NULL : e->dense;
     error = e->options.source.read(e->options.source.context, b, e->rows, dense);
     if (error != ERR_NONE)
         return error;
@@ -124,7 +127,8 @@ enum err evaluator_run(struct evaluator *e, struct batch_stream *stream, const a
         if (b->example_count > 0)
             error = evaluator_infer(e, b, &logits);
         if (error == ERR_NONE && b->example_count > 0)
-            error = evaluation_add(into, logits, b->labels, b->weights, b->groups, b->example_count);
+            error =
+                evaluation_add(into, logits, b->labels, b->weights, b->groups, b->example_count);
         batch_release(b);
         if (error != ERR_NONE)
             return error;

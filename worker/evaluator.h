@@ -1,8 +1,8 @@
 /*
  * evaluator.h - the forward pass over batches, with values from wherever they are.
  *
- * In the worker the values come from the shards at one version (exchange_read()); a program that has read a
- * checkpoint gives its own source. Dense parameters are read once; rows once a batch.
+ * In the worker the values come from the shards at one version (exchange_read()); a program that
+ * has read a checkpoint gives its own source. Dense parameters are read once; rows once a batch.
  *
  * Shapes   as in network.h. Keys that no shard has read their initial values.
  * Threads  one owner.
@@ -24,8 +24,10 @@ struct exchange;
 
 struct values_source {
     void *context;
-    /* rows[t]: float[key_count][dim] of the batch's keys; dense[p]: float[count]. Either may be NULL: not wanted. */
-    enum err (*read)(void *context, const struct batch *b, float *const *rows, float *const *dense) MUST_CHECK;
+    /* rows[t]: float[key_count][dim] of the batch's keys; dense[p]: float[count]. Either may be
+     * NULL: not wanted. */
+    enum err (*read)(void *context, const struct batch *b, float *const *rows,
+                     float *const *dense) MUST_CHECK;
 };
 
 /* Values at exactly `version`, from the shards. Both outlive the source. */
@@ -38,16 +40,17 @@ struct values_source exchange_source_make(struct exchange_source *s);
 struct evaluator;
 
 struct evaluator_options {
-    const struct model *model;               /* borrowed, as all here */
+    const struct model *model; /* borrowed, as all here */
     struct values_source source;
-    uint32_t max_examples;                   /* of a batch */
-    uint32_t threads;                        /* at least 1 */
+    uint32_t max_examples; /* of a batch */
+    uint32_t threads;      /* at least 1 */
 };
 enum err evaluator_create(const struct evaluator_options *o, struct evaluator **out) MUST_CHECK;
-void evaluator_destroy(struct evaluator *e);                 /* accepts NULL */
+void evaluator_destroy(struct evaluator *e); /* accepts NULL */
 
 /* *logits_out: float[n][output_width], valid until the next call. */
-enum err evaluator_infer(struct evaluator *e, const struct batch *b, const float **logits_out) MUST_CHECK;
+enum err evaluator_infer(struct evaluator *e, const struct batch *b,
+                         const float **logits_out) MUST_CHECK;
 
 /* Adds all batches of the stream to `into`. ERR_CANCELLED once *cancel (may be NULL) is set. */
 enum err evaluator_run(struct evaluator *e, struct batch_stream *stream, const atomic_bool *cancel,

@@ -9,8 +9,8 @@
 #include "worker/exchange_internal.h"
 
 /* How often a wait looks whether it is cancelled. */
-#define CANCEL_LOOK_MS 50u
-#define BACK_OFF_MS 50u
+#define CANCEL_LOOK_MS  50u
+#define BACK_OFF_MS     50u
 #define BACK_OFF_MAX_MS 2000u
 
 enum err exchange_open(const struct exchange_options *options, struct exchange **out)
@@ -103,7 +103,8 @@ void exchange_close(struct exchange *x)
 
 bool exchange_is_cancelled(const struct exchange *x)
 {
-    return x->options.cancel != NULL && atomic_load_explicit(x->options.cancel, memory_order_relaxed);
+    return x->options.cancel != NULL &&
+           atomic_load_explicit(x->options.cancel, memory_order_relaxed);
 }
 
 struct call *exchange_call_take(struct exchange *x)
@@ -133,7 +134,8 @@ void exchange_call_drop(struct exchange *x, struct call *c)
 static void make_steps(struct exchange *x, struct rank *r)
 {
     uint32_t tables = x->options.schema->table_count, dense = x->options.schema->dense_count;
-    /* From the oldest unanswered push, d before the newest, to the last batch pulled, d + 1 after it. */
+    /* From the oldest unanswered push, d before the newest, to the last batch pulled, d + 1 after
+     * it. */
     r->step_count = 2 * x->options.steps.pipeline_depth + 4;
     r->steps = must_alloc(r->step_count * sizeof *r->steps);
     size_t each = 5 * (size_t)tables + 2 * (size_t)dense;
@@ -145,16 +147,18 @@ static void make_steps(struct exchange *x, struct rank *r)
         s->rows = (float **)(at + tables);
         s->row_gradients = (float **)(at + 2 * tables);
         s->wanted.keys = (const uint64_t **)(at + 3 * tables);
-        s->key_counts = (uint32_t *)(at + 4 * tables);    /* two counts in the place of a pointer */
+        s->key_counts = (uint32_t *)(at + 4 * tables); /* two counts in the place of a pointer */
         s->wanted.counts = s->key_counts + tables;
         s->dense = (float **)(at + 5 * tables);
         s->dense_gradients = s->dense + dense;
     }
 }
 
-enum err exchange_add_rank(struct exchange *x, const struct exchange_rank_options *o, uint32_t *index_out)
+enum err exchange_add_rank(struct exchange *x, const struct exchange_rank_options *o,
+                           uint32_t *index_out)
 {
-    _Static_assert(sizeof(void *) >= 2 * sizeof(uint32_t), "two counts fit in the place of a pointer");
+    _Static_assert(sizeof(void *) >= 2 * sizeof(uint32_t),
+                   "two counts fit in the place of a pointer");
     CHECK(x->rank_count < x->options.rank_max);
     struct rank *r = &x->ranks[x->rank_count];
     *r = (struct rank){.options = *o};
@@ -342,7 +346,8 @@ enum err exchange_give(struct exchange *x, uint32_t index, const struct batch *b
 /* ---- pulls ---- */
 
 /* The ascending union of the keys of a table in batches first … last; returns its size. */
-static uint32_t unite(const struct rank *r, uint32_t table, uint64_t first, uint64_t last, uint64_t *out)
+static uint32_t unite(const struct rank *r, uint32_t table, uint64_t first, uint64_t last,
+                      uint64_t *out)
 {
     uint32_t places[PIPELINE_DEPTH_MAX + 1] = {0};
     uint32_t count = 0;
@@ -406,7 +411,8 @@ static enum err make_values(struct exchange *x, struct step *s)
         return ERR_MEMORY;
     struct area_cutter cutter = {.base = buf_data(s->values_area)};
     for (uint32_t t = 0; t < schema->table_count; t++)
-        s->rows[t] = area_cut(&cutter, (size_t)s->key_counts[t] * schema->tables[t].dim, sizeof(float));
+        s->rows[t] =
+            area_cut(&cutter, (size_t)s->key_counts[t] * schema->tables[t].dim, sizeof(float));
     for (uint32_t p = 0; p < schema->dense_count; p++)
         s->dense[p] = area_cut(&cutter, schema->dense[p].count, sizeof(float));
     return ERR_NONE;
@@ -484,8 +490,8 @@ static enum err make_gradients(struct exchange *x, struct step *s)
         return ERR_MEMORY;
     struct area_cutter cutter = {.base = buf_data(s->gradients_area)};
     for (uint32_t t = 0; t < schema->table_count; t++)
-        s->row_gradients[t] = area_cut(&cutter, (size_t)s->key_counts[t] * schema->tables[t].dim,
-                                       sizeof(float));
+        s->row_gradients[t] =
+            area_cut(&cutter, (size_t)s->key_counts[t] * schema->tables[t].dim, sizeof(float));
     for (uint32_t p = 0; p < schema->dense_count; p++)
         s->dense_gradients[p] = area_cut(&cutter, schema->dense[p].count, sizeof(float));
     return ERR_NONE;
@@ -527,7 +533,8 @@ static void copy_report(struct step *s, const Paramd__Report *report)
         return;
     s->report = *report;
     str_clear(&s->rank_state);
-    str_append_span(&s->rank_state, span_make((char *)report->rank_state.data, report->rank_state.len));
+    str_append_span(&s->rank_state,
+                    span_make((char *)report->rank_state.data, report->rank_state.len));
     str_clear(&s->metrics);
     str_append_span(&s->metrics, span_make((char *)report->metrics.data, report->metrics.len));
     s->report.cursor = (ProtobufCBinaryData){0};

@@ -10,9 +10,10 @@
 #include "common/mem.h"
 
 #define ABSTRACT "unix-abstract:"
-#define UNIX "unix:"
+#define UNIX     "unix:"
 
-/* Whether something listens on a unix socket: equal host ids do not prove that we share its namespace. */
+/* Whether something listens on a unix socket: equal host ids do not prove that we share its
+ * namespace. */
 static bool can_connect(const char *address)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
@@ -46,7 +47,8 @@ static const char *choose(const struct exchange_options *o, const struct exchang
         strcmp(o->host_id, s->host_id) == 0) {
         for (uint32_t i = 0; i < s->address_count; i++) {
             const char *a = s->addresses[i];
-            bool is_unix = strncmp(a, ABSTRACT, strlen(ABSTRACT)) == 0 || strncmp(a, UNIX, strlen(UNIX)) == 0;
+            bool is_unix =
+                strncmp(a, ABSTRACT, strlen(ABSTRACT)) == 0 || strncmp(a, UNIX, strlen(UNIX)) == 0;
             if (is_unix && can_connect(a))
                 return a;
         }

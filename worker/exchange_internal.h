@@ -21,18 +21,18 @@
 
 /* Keys wanted of all shards: one ascending list a table. */
 struct wanted {
-    struct buf *owner;               /* of the lists' memory */
-    const uint64_t **keys;           /* [table_count] */
-    uint32_t *counts;                /* [table_count] */
-    bool dense;                      /* all dense parameters too */
+    struct buf *owner;     /* of the lists' memory */
+    const uint64_t **keys; /* [table_count] */
+    uint32_t *counts;      /* [table_count] */
+    bool dense;            /* all dense parameters too */
 };
 
 /* Arrays that an answer is for: rows belong to `keys`, a subset of those wanted. */
 struct target {
     const uint64_t *const *keys;
     const uint32_t *counts;
-    float *const *rows;              /* NULL: none are wanted */
-    float *const *dense;             /* NULL: none are wanted */
+    float *const *rows;  /* NULL: none are wanted */
+    float *const *dense; /* NULL: none are wanted */
 };
 
 /* A step of a rank: a batch with its values, and the push-pull of that seq. */
@@ -41,15 +41,15 @@ struct step {
     bool is_used;
     /* the batch */
     bool has_batch;
-    bool is_empty;                   /* no examples */
+    bool is_empty; /* no examples */
     struct buf *keys_area;
-    uint64_t **keys;                 /* [table_count] */
+    uint64_t **keys; /* [table_count] */
     uint32_t *key_counts;
-    struct buf *values_area;         /* NULL: not asked for yet, or used up */
+    struct buf *values_area; /* NULL: not asked for yet, or used up */
     float **rows;
     float **dense;
     /* the push */
-    bool has_push;                   /* else a seq of before this session, asked for with the header only */
+    bool has_push; /* else a seq of before this session, asked for with the header only */
     bool push_is_empty;
     bool skipped;
     double weight;
@@ -57,7 +57,7 @@ struct step {
     float **row_gradients;
     float **dense_gradients;
     bool has_report;
-    Paramd__Report report;           /* its bytes lie in the two that follow */
+    Paramd__Report report; /* its bytes lie in the two that follow */
     struct str rank_state, metrics;
     /* the pull: batches pull_first … pull_last */
     uint64_t pull_first, pull_last;
@@ -68,32 +68,33 @@ struct rank {
     struct exchange_rank_options options;
     struct session *session;
     bool has_begun;
-    uint64_t given;                  /* the last batch that was given */
+    uint64_t given; /* the last batch that was given */
     uint64_t first_batch;
-    uint64_t oldest;                 /* steps before it are released */
-    Paramd__ResumeReply *resumed;    /* the first shard's */
-    struct step *steps;              /* ring: seq % step_count */
+    uint64_t oldest;              /* steps before it are released */
+    Paramd__ResumeReply *resumed; /* the first shard's */
+    struct step *steps;           /* ring: seq % step_count */
     uint32_t step_count;
-    void **pointers;                 /* memory of all the arrays of pointers in `steps` */
+    void **pointers; /* memory of all the arrays of pointers in `steps` */
 };
 
 enum call_kind { CALL_SESSION, CALL_READ };
 
-/* One RPC in flight; filled by the transport's thread, then handed to the owner through the queue. */
+/* One RPC in flight; filled by the transport's thread, then handed to the owner through the queue.
+ */
 struct call {
     struct exchange *exchange;
     enum call_kind kind;
     uint32_t rank_index;
-    struct session_send send;        /* for reads: the shard only */
+    struct session_send send; /* for reads: the shard only */
     enum rpc_status status;
     char message[256];
     struct chain reply;
-    struct call *next;               /* of those not in use */
+    struct call *next; /* of those not in use */
 };
 
 struct shard_peer {
     uint32_t first_partition, end_partition;
-    struct rpc_channel *channel;     /* borrowed from exchange.channels */
+    struct rpc_channel *channel; /* borrowed from exchange.channels */
 };
 
 struct read_state;
@@ -112,11 +113,11 @@ struct exchange {
     uint32_t open_calls;
     uint64_t wait_ns;
     /* scratch of one request */
-    Paramd__Block *blocks;           /* [2 * (table_count + dense_count)] */
+    Paramd__Block *blocks; /* [2 * (table_count + dense_count)] */
     Paramd__Block **block_pointers;
-    struct target *targets;          /* [d + 1] */
-    struct read_state *reading;      /* while exchange_read() runs */
-    bool read_failed;                /* calls of a read that failed may still be open */
+    struct target *targets;     /* [d + 1] */
+    struct read_state *reading; /* while exchange_read() runs */
+    bool read_failed;           /* calls of a read that failed may still be open */
 };
 
 /* exchange_channel.c */
@@ -125,25 +126,26 @@ enum err exchange_connect(struct exchange *x) MUST_CHECK;
 /* exchange.c */
 struct call *exchange_call_take(struct exchange *x);
 void exchange_call_drop(struct exchange *x, struct call *c);
-struct step *exchange_step(const struct rank *r, uint64_t seq);      /* NULL: not held */
+struct step *exchange_step(const struct rank *r, uint64_t seq); /* NULL: not held */
 /* Waits at most wait_ms for the first thing that arrives, and takes in all that has. */
 void exchange_take_arrived(struct exchange *x, uint64_t wait_ms);
 bool exchange_is_cancelled(const struct exchange *x);
 
 /* exchange_send.c */
 /* The part of ascending keys that a shard owns. */
-void exchange_key_range(const struct shard_peer *shard, const uint64_t *keys, uint32_t count, uint32_t *first,
-                        uint32_t *end);
-uint32_t exchange_pull_blocks(struct exchange *x, const struct shard_peer *shard, const struct wanted *w,
-                              Paramd__Block *blocks, struct wire_payload *payload);
+void exchange_key_range(const struct shard_peer *shard, const uint64_t *keys, uint32_t count,
+                        uint32_t *first, uint32_t *end);
+uint32_t exchange_pull_blocks(struct exchange *x, const struct shard_peer *shard,
+                              const struct wanted *w, Paramd__Block *blocks,
+                              struct wire_payload *payload);
 void exchange_send(struct exchange *x, uint32_t rank_index, const struct session_send *send);
 void exchange_call(struct exchange *x, struct call *c, const char *method, struct chain *request);
 
 /* exchange_receive.c */
 void exchange_received(struct exchange *x, struct call *c);
 enum err exchange_check_answer(const struct exchange *x, uint32_t shard, const struct wanted *w,
-                               const struct wire_message *m, Paramd__Block *const *blocks, size_t count)
-    MUST_CHECK;
+                               const struct wire_message *m, Paramd__Block *const *blocks,
+                               size_t count) MUST_CHECK;
 /* The answer must have been checked. */
 void exchange_take_answer(const struct exchange *x, uint32_t shard, const struct wanted *w,
                           const struct wire_message *m, Paramd__Block *const *blocks,

@@ -7,7 +7,7 @@
 #include "common/clock.h"
 #include "common/mem.h"
 
-#define CANCEL_LOOK_MS 50u
+#define CANCEL_LOOK_MS  50u
 #define BACK_OFF_MAX_MS 2000u
 
 enum phase { PHASE_DUE, PHASE_SENT, PHASE_DONE };
@@ -22,7 +22,7 @@ struct read_state {
     uint64_t version;
     struct wanted wanted;
     struct target target;
-    struct shard_read *shards;       /* [shard_count] */
+    struct shard_read *shards; /* [shard_count] */
     uint32_t left;
     enum err error;
     char *why;
@@ -89,7 +89,8 @@ static void again(struct shard_read *r)
     r->phase = PHASE_DUE;
 }
 
-static void take_reply(struct exchange *x, struct read_state *s, uint32_t shard, const struct wire_message *m)
+static void take_reply(struct exchange *x, struct read_state *s, uint32_t shard,
+                       const struct wire_message *m)
 {
     const Paramd__ReadReply *reply = (const Paramd__ReadReply *)m->message;
     if (reply->status == PARAMD__PUSH_PULL_REPLY__STATUS__WAITING ||
@@ -98,16 +99,17 @@ static void take_reply(struct exchange *x, struct read_state *s, uint32_t shard,
         return;
     }
     if (reply->status != PARAMD__PUSH_PULL_REPLY__STATUS__OK) {
-        fail(s, ERR_REFUSED, shard, reply->message != NULL && reply->message[0] != '\0'
-                                        ? reply->message
-                                        : "it does not hold that version");
+        fail(s, ERR_REFUSED, shard,
+             reply->message != NULL && reply->message[0] != '\0' ? reply->message
+                                                                 : "it does not hold that version");
         return;
     }
     if (reply->version != s->version) {
         fail(s, ERR_REFUSED, shard, "the answer is of another version");
         return;
     }
-    if (exchange_check_answer(x, shard, &s->wanted, m, reply->blocks, reply->n_blocks) != ERR_NONE) {
+    if (exchange_check_answer(x, shard, &s->wanted, m, reply->blocks, reply->n_blocks) !=
+        ERR_NONE) {
         fail(s, ERR_INPUT, shard, err_text());
         return;
     }
@@ -122,7 +124,8 @@ void exchange_read_received(struct exchange *x, struct call *c)
     uint32_t shard = c->send.shard;
     if (s == NULL)
         return;
-    if (c->status == RPC_INVALID || c->status == RPC_UNIMPLEMENTED || c->status == RPC_FAILED_PRECONDITION) {
+    if (c->status == RPC_INVALID || c->status == RPC_UNIMPLEMENTED ||
+        c->status == RPC_FAILED_PRECONDITION) {
         fail(s, ERR_REFUSED, shard, c->message);
         return;
     }
@@ -147,7 +150,8 @@ static enum err run(struct exchange *x, struct read_state *s)
         if (exchange_is_cancelled(x))
             return err_set(ERR_CANCELLED, "reading was told to stop");
         if (now_ms >= give_up_ms)
-            return err_set(ERR_UNAVAILABLE, "reading version %" PRIu64 ": %u shards have not answered for %u ms",
+            return err_set(ERR_UNAVAILABLE,
+                           "reading version %" PRIu64 ": %u shards have not answered for %u ms",
                            s->version, s->left, x->options.give_up_ms);
         for (uint32_t i = 0; i < x->options.shard_count; i++) {
             struct shard_read *r = &s->shards[i];
@@ -164,8 +168,8 @@ static enum err run(struct exchange *x, struct read_state *s)
     return ERR_NONE;
 }
 
-enum err exchange_read(struct exchange *x, uint64_t version, const struct batch *b, float *const *rows,
-                       float *const *dense)
+enum err exchange_read(struct exchange *x, uint64_t version, const struct batch *b,
+                       float *const *rows, float *const *dense)
 {
     uint32_t tables = x->options.schema->table_count, shards = x->options.shard_count;
     if (x->read_failed)
@@ -184,7 +188,8 @@ enum err exchange_read(struct exchange *x, uint64_t version, const struct batch 
     enum err e = want(x, b, rows != NULL, &s);
     if (e != ERR_NONE)
         goto out;
-    s.target = (struct target){.keys = s.wanted.keys, .counts = s.wanted.counts, .rows = rows, .dense = dense};
+    s.target = (struct target){
+        .keys = s.wanted.keys, .counts = s.wanted.counts, .rows = rows, .dense = dense};
     x->reading = &s;
     e = run(x, &s);
     x->reading = NULL;

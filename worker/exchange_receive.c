@@ -9,11 +9,13 @@
 
 /* ---- checking ---- */
 
-static enum err check_values_range(const struct wire_message *m, const Paramd__Block *b, uint64_t floats)
+static enum err check_values_range(const struct wire_message *m, const Paramd__Block *b,
+                                   uint64_t floats)
 {
     uint64_t end = b->values_offset + floats * sizeof(float);
     if (b->values_offset % sizeof(float) != 0 || end > m->payload_size || end < b->values_offset)
-        return err_set(ERR_INPUT, "%" PRIu64 " values at offset %" PRIu64
+        return err_set(ERR_INPUT,
+                       "%" PRIu64 " values at offset %" PRIu64
                        " lie outside the payload of %zu bytes, or between values",
                        floats, b->values_offset, m->payload_size);
     return ERR_NONE;
@@ -22,29 +24,33 @@ static enum err check_values_range(const struct wire_message *m, const Paramd__B
 static enum err check_rows(const struct schema_table *t, uint32_t index, uint32_t count,
                            const struct wire_message *m, const Paramd__Block *b)
 {
-    if (b->kind != PARAMD__BLOCK__KIND__ROWS || b->index != index || b->count != count || b->dim != t->dim)
-        return err_set(ERR_INPUT, "kind %d, table %u, %" PRIu64 " rows of %u; wanted are %u rows of %u of "
+    if (b->kind != PARAMD__BLOCK__KIND__ROWS || b->index != index || b->count != count ||
+        b->dim != t->dim)
+        return err_set(ERR_INPUT,
+                       "kind %d, table %u, %" PRIu64 " rows of %u; wanted are %u rows of %u of "
                        "table %s",
                        (int)b->kind, b->index, b->count, b->dim, count, t->dim, t->name);
     return check_values_range(m, b, (uint64_t)count * t->dim);
 }
 
-static enum err check_dense(const struct schema_dense *d, uint32_t index, uint32_t first, uint32_t end,
-                            const struct wire_message *m, const Paramd__Block *b)
+static enum err check_dense(const struct schema_dense *d, uint32_t index, uint32_t first,
+                            uint32_t end, const struct wire_message *m, const Paramd__Block *b)
 {
     uint64_t stop = end == d->block_count ? d->count : schema_block_first(d, end);
     uint64_t count = stop - schema_block_first(d, first);
     if (b->kind != PARAMD__BLOCK__KIND__DENSE || b->index != index || b->first_block != first ||
         b->block_count != end - first || b->count != count)
-        return err_set(ERR_INPUT, "kind %d, parameter %u, %u blocks from %u, %" PRIu64
+        return err_set(ERR_INPUT,
+                       "kind %d, parameter %u, %u blocks from %u, %" PRIu64
                        " values; wanted are %u blocks from %u of %s",
-                       (int)b->kind, b->index, b->block_count, b->first_block, b->count, end - first, first,
-                       d->name);
+                       (int)b->kind, b->index, b->block_count, b->first_block, b->count,
+                       end - first, first, d->name);
     return check_values_range(m, b, count);
 }
 
 enum err exchange_check_answer(const struct exchange *x, uint32_t shard, const struct wanted *w,
-                               const struct wire_message *m, Paramd__Block *const *blocks, size_t count)
+                               const struct wire_message *m, Paramd__Block *const *blocks,
+                               size_t count)
 {
     const struct schema *schema = x->options.schema;
     const struct shard_peer *peer = &x->shards[shard];
@@ -82,8 +88,8 @@ enum err exchange_check_answer(const struct exchange *x, uint32_t shard, const s
 /* ---- taking in ---- */
 
 /* Rows of the one batch that wanted them: as they come. */
-static void take_rows_straight(struct chain_cursor *from, const struct target *to, uint32_t table, uint32_t dim,
-                               uint32_t first, uint32_t end)
+static void take_rows_straight(struct chain_cursor *from, const struct target *to, uint32_t table,
+                               uint32_t dim, uint32_t first, uint32_t end)
 {
     if (to->rows != NULL)
         CHECK(chain_cursor_read(from, to->rows[table] + (size_t)first * dim,
@@ -91,15 +97,16 @@ static void take_rows_straight(struct chain_cursor *from, const struct target *t
 }
 
 /* Rows of a union of keys: to every batch that has the key. */
-static void take_rows_spread(const struct shard_peer *shard, struct chain_cursor *from, const uint64_t *keys,
-                             uint32_t count, const struct target *targets, uint32_t target_count,
-                             uint32_t table, uint32_t dim)
+static void take_rows_spread(const struct shard_peer *shard, struct chain_cursor *from,
+                             const uint64_t *keys, uint32_t count, const struct target *targets,
+                             uint32_t target_count, uint32_t table, uint32_t dim)
 {
     uint32_t places[PIPELINE_DEPTH_MAX + 1], end;
     float carry[ROW_DIM_MAX];
     size_t size = dim * sizeof(float);
     for (uint32_t i = 0; i < target_count; i++)
-        exchange_key_range(shard, targets[i].keys[table], targets[i].counts[table], &places[i], &end);
+        exchange_key_range(shard, targets[i].keys[table], targets[i].counts[table], &places[i],
+                           &end);
     for (uint32_t k = 0; k < count; k++) {
         const void *row = chain_cursor_next(from, size, carry);
         CHECK(row != NULL);
@@ -132,7 +139,8 @@ void exchange_take_answer(const struct exchange *x, uint32_t shard, const struct
         if (target_count == 1)
             take_rows_straight(&from, &targets[0], t, dim, first, end);
         else
-            take_rows_spread(peer, &from, w->keys[t] + first, end - first, targets, target_count, t, dim);
+            take_rows_spread(peer, &from, w->keys[t] + first, end - first, targets, target_count, t,
+                             dim);
     }
     for (uint32_t p = 0; p < schema->dense_count && w->dense; p++) {
         const struct schema_dense *d = &schema->dense[p];
@@ -151,8 +159,8 @@ void exchange_take_answer(const struct exchange *x, uint32_t shard, const struct
     }
 }
 
-static void take_values(struct exchange *x, const struct rank *r, const struct step *s, uint32_t shard,
-                        const struct wire_message *m)
+static void take_values(struct exchange *x, const struct rank *r, const struct step *s,
+                        uint32_t shard, const struct wire_message *m)
 {
     const Paramd__PushPullReply *reply = (const Paramd__PushPullReply *)m->message;
     uint32_t count = 0;
@@ -189,7 +197,8 @@ static void received_resume(struct rank *r, struct call *c, uint64_t now_ms)
         .acked = reply->acked,
     };
     session_replied(r->session, &c->send, &said, now_ms);
-    if (c->send.shard == 0 && reply->status == PARAMD__PUSH_PULL_REPLY__STATUS__OK && r->resumed == NULL) {
+    if (c->send.shard == 0 && reply->status == PARAMD__PUSH_PULL_REPLY__STATUS__OK &&
+        r->resumed == NULL) {
         r->resumed = reply;
         m.message = NULL;
     }
@@ -201,8 +210,8 @@ static enum err check_reply(const struct exchange *x, const struct call *c, cons
 {
     const Paramd__PushPullReply *reply = (const Paramd__PushPullReply *)m->message;
     if (x->options.steps.consistency == CONSISTENCY_BSP && reply->version != c->send.seq)
-        return err_set(ERR_INPUT, "values of version %" PRIu64 " for push-pull %" PRIu64, reply->version,
-                       c->send.seq);
+        return err_set(ERR_INPUT, "values of version %" PRIu64 " for push-pull %" PRIu64,
+                       reply->version, c->send.seq);
     return exchange_check_answer(x, c->send.shard, &s->wanted, m, reply->blocks, reply->n_blocks);
 }
 
@@ -238,7 +247,8 @@ static void received_push_pull(struct exchange *x, struct rank *r, struct call *
 /* What trying again cannot mend. */
 static bool is_hopeless(enum rpc_status status)
 {
-    return status == RPC_INVALID || status == RPC_UNIMPLEMENTED || status == RPC_FAILED_PRECONDITION;
+    return status == RPC_INVALID || status == RPC_UNIMPLEMENTED ||
+           status == RPC_FAILED_PRECONDITION;
 }
 
 void exchange_received(struct exchange *x, struct call *c)

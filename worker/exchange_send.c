@@ -17,8 +17,8 @@ static uint32_t lower_bound(const uint64_t *keys, uint32_t count, uint64_t key)
     return low;
 }
 
-void exchange_key_range(const struct shard_peer *shard, const uint64_t *keys, uint32_t count, uint32_t *first,
-                        uint32_t *end)
+void exchange_key_range(const struct shard_peer *shard, const uint64_t *keys, uint32_t count,
+                        uint32_t *first, uint32_t *end)
 {
     *first = lower_bound(keys, count, partition_first_key(shard->first_partition));
     *end = count;
@@ -33,8 +33,9 @@ static uint64_t dense_values(const struct schema_dense *d, uint32_t first, uint3
     return stop - schema_block_first(d, first);
 }
 
-uint32_t exchange_pull_blocks(struct exchange *x, const struct shard_peer *shard, const struct wanted *w,
-                              Paramd__Block *blocks, struct wire_payload *payload)
+uint32_t exchange_pull_blocks(struct exchange *x, const struct shard_peer *shard,
+                              const struct wanted *w, Paramd__Block *blocks,
+                              struct wire_payload *payload)
 {
     const struct schema *schema = x->options.schema;
     uint32_t count = 0;
@@ -70,8 +71,9 @@ uint32_t exchange_pull_blocks(struct exchange *x, const struct shard_peer *shard
 }
 
 /* The gradients of a step that belong to a shard. */
-static uint32_t push_blocks(struct exchange *x, const struct shard_peer *shard, const struct step *s,
-                            Paramd__Block *blocks, struct wire_payload *payload)
+static uint32_t push_blocks(struct exchange *x, const struct shard_peer *shard,
+                            const struct step *s, Paramd__Block *blocks,
+                            struct wire_payload *payload)
 {
     const struct schema *schema = x->options.schema;
     uint32_t count = 0;
@@ -88,9 +90,9 @@ static uint32_t push_blocks(struct exchange *x, const struct shard_peer *shard, 
         b->dim = dim;
         b->keys_offset = wire_payload_add(payload, s->keys_area, s->keys[t] + first,
                                           (end - first) * sizeof(uint64_t), 8);
-        b->values_offset = wire_payload_add(payload, s->gradients_area,
-                                            s->row_gradients[t] + (size_t)first * dim,
-                                            (size_t)(end - first) * dim * sizeof(float), 4);
+        b->values_offset =
+            wire_payload_add(payload, s->gradients_area, s->row_gradients[t] + (size_t)first * dim,
+                             (size_t)(end - first) * dim * sizeof(float), 4);
     }
     for (uint32_t p = 0; p < schema->dense_count; p++) {
         const struct schema_dense *d = &schema->dense[p];
@@ -128,8 +130,8 @@ static void encode_resume(struct exchange *x, const struct rank *r, const struct
     buf_unref(b);
 }
 
-static void encode_push_pull(struct exchange *x, const struct rank *r, const struct session_send *send,
-                             struct chain *out)
+static void encode_push_pull(struct exchange *x, const struct rank *r,
+                             const struct session_send *send, struct chain *out)
 {
     const struct step *s = exchange_step(r, send->seq);
     CHECK(s != NULL && (send->header_only || s->has_push));
@@ -171,7 +173,7 @@ static void arrived(void *context, enum rpc_status status, const char *message, 
     c->message[n] = '\0';
     chain_move(&c->reply, reply);
     enum err e = queue_push(c->exchange->arrived, c, 0);
-    CHECK(e == ERR_NONE);    /* it has a place for every call that can be open */
+    CHECK(e == ERR_NONE); /* it has a place for every call that can be open */
 }
 
 void exchange_call(struct exchange *x, struct call *c, const char *method, struct chain *request)

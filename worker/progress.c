@@ -8,24 +8,24 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-#define FIXED_POINT 0x1p20
-#define HISTORY_MAX (PIPELINE_DEPTH_MAX + 2)
+#define FIXED_POINT   0x1p20
+#define HISTORY_MAX   (PIPELINE_DEPTH_MAX + 2)
 #define STATE_VERSION 1u
 
-struct sums {                        /* after a step; also how they are written */
+struct sums { /* after a step; also how they are written */
     uint64_t step;
     uint64_t examples;
     int64_t loss, weight;
-    uint64_t skipped;                /* steps in a row */
+    uint64_t skipped; /* steps in a row */
 };
 
 struct progress {
     struct steps steps;
-    struct evaluation *progressive;  /* NULL: not asked for */
+    struct evaluation *progressive; /* NULL: not asked for */
     struct sums history[HISTORY_MAX];
-    uint32_t history_count;          /* the newest is the last */
+    uint32_t history_count; /* the newest is the last */
     uint32_t history_keep;
-    uint64_t evaluated;              /* steps up to here are in `progressive` */
+    uint64_t evaluated; /* steps up to here are in `progressive` */
     Paramd__Report report;
     struct str state, metrics;
 };
@@ -73,11 +73,14 @@ static void encode(const struct progress *p, struct str *out)
     uint32_t head[2] = {STATE_VERSION, p->history_count};
     str_clear(out);
     str_append_span(out, span_make((const char *)head, sizeof head));
-    str_append_span(out, span_make((const char *)p->history, p->history_count * sizeof p->history[0]));
+    str_append_span(out,
+                    span_make((const char *)p->history, p->history_count * sizeof p->history[0]));
 }
 
-/* The sums after step `acked`, and the step that was reported; false: these bytes do not have them. */
-static bool decode(const ProtobufCBinaryData *bytes, uint64_t acked, struct sums *out, uint64_t *reported)
+/* The sums after step `acked`, and the step that was reported; false: these bytes do not have them.
+ */
+static bool decode(const ProtobufCBinaryData *bytes, uint64_t acked, struct sums *out,
+                   uint64_t *reported)
 {
     uint32_t head[2];
     struct sums sums;
@@ -163,7 +166,8 @@ static enum err evaluate(struct progress *p, const struct progress_step *s)
         evaluation_clear(p->progressive);
     if (s->skipped || b->example_count == 0)
         return ERR_NONE;
-    return evaluation_add(p->progressive, s->logits, b->labels, b->weights, b->groups, b->example_count);
+    return evaluation_add(p->progressive, s->logits, b->labels, b->weights, b->groups,
+                          b->example_count);
 }
 
 enum err progress_count(struct progress *p, const struct progress_step *s)

@@ -16,30 +16,30 @@ enum phase { PHASE_NONE, PHASE_DUE, PHASE_SENT, PHASE_ANSWERED };
 struct ask {
     enum phase phase;
     bool header_only;
-    uint32_t attempts;               /* in a row without a reply */
+    uint32_t attempts; /* in a row without a reply */
     uint64_t due_ms;
     uint64_t sent_ms;
-    uint64_t failing_since_ms;       /* with attempts > 0 */
+    uint64_t failing_since_ms; /* with attempts > 0 */
 };
 
 struct session {
     struct session_options options;
     enum session_state state;
     char *why;
-    uint32_t window;                 /* d + 1 */
-    uint64_t next;                   /* the next seq to push */
-    uint64_t oldest;                 /* the first unanswered one; next: none */
-    uint64_t first;                  /* the first that this session asks for */
-    uint64_t floor;                  /* acked when the session began */
-    uint64_t stop_at;                /* with is_stopping */
+    uint32_t window;  /* d + 1 */
+    uint64_t next;    /* the next seq to push */
+    uint64_t oldest;  /* the first unanswered one; next: none */
+    uint64_t first;   /* the first that this session asks for */
+    uint64_t floor;   /* acked when the session began */
+    uint64_t stop_at; /* with is_stopping */
     bool is_stopping;
-    uint64_t jitter;                 /* counter of the generator */
+    uint64_t jitter; /* counter of the generator */
     uint32_t due_count;
     uint32_t resumed_count;
     uint64_t resume_acked;
-    struct ask *resume;              /* [shard_count] */
-    struct ask *asks;                /* [window][shard_count]; slot = seq % window */
-    uint32_t *answered;              /* [window] */
+    struct ask *resume; /* [shard_count] */
+    struct ask *asks;   /* [window][shard_count]; slot = seq % window */
+    uint32_t *answered; /* [window] */
 };
 
 enum err session_create(const struct session_options *options, struct session **out)
@@ -232,7 +232,9 @@ bool session_next_send(struct session *s, uint64_t now_ms, struct session_send *
         for (uint32_t i = 0; i < s->options.shard_count; i++) {
             if (!take_due(s, &s->asks[row + i], now_ms))
                 continue;
-            *out = (struct session_send){.what = SESSION_SEND_PUSH_PULL, .seq = seq, .shard = i,
+            *out = (struct session_send){.what = SESSION_SEND_PUSH_PULL,
+                                         .seq = seq,
+                                         .shard = i,
                                          .header_only = s->asks[row + i].header_only};
             return true;
         }
@@ -273,15 +275,15 @@ static void answered(struct session *s, const struct session_send *call, struct 
 }
 
 /* No reply, or one that takes nothing: again after a while that doubles, half of it random. */
-static void back_off(struct session *s, const struct session_send *call, struct ask *a, bool header_only,
-                     const char *text, uint64_t now_ms)
+static void back_off(struct session *s, const struct session_send *call, struct ask *a,
+                     bool header_only, const char *text, uint64_t now_ms)
 {
     if (a->attempts == 0)
         a->failing_since_ms = a->sent_ms;
     if (now_ms - a->failing_since_ms >= s->options.give_up_ms) {
         end(s, SESSION_UNREACHABLE,
-            must_format("rank %" PRIu32 ": shard %" PRIu32 " has not answered %s%" PRIu64 " for %" PRIu64
-                        " ms: %s",
+            must_format("rank %" PRIu32 ": shard %" PRIu32 " has not answered %s%" PRIu64
+                        " for %" PRIu64 " ms: %s",
                         s->options.rank, call->shard,
                         call->what == SESSION_SEND_RESUME ? "resume " : "push-pull ", call->seq,
                         now_ms - a->failing_since_ms, text));
@@ -295,22 +297,24 @@ static void back_off(struct session *s, const struct session_send *call, struct 
     make_due(s, a, now_ms + delay, header_only);
 }
 
-/* The shard wants seq received + 1 first. What is unanswered is still held and goes again, from there on. */
-static void expected(struct session *s, const struct session_send *call, const struct session_reply *reply,
-                     uint64_t now_ms)
+/* The shard wants seq received + 1 first. What is unanswered is still held and goes again, from
+ * there on. */
+static void expected(struct session *s, const struct session_send *call,
+                     const struct session_reply *reply, uint64_t now_ms)
 {
     uint64_t from = reply->received + 1;
     if (from < s->oldest || from <= s->floor || from > call->seq) {
         end(s, SESSION_FAILED,
             must_format("rank %" PRIu32 ": shard %" PRIu32 " expects push %" PRIu64
-                        ", which it has answered before (unanswered are %" PRIu64 " to %" PRIu64 ")",
+                        ", which it has answered before (unanswered are %" PRIu64 " to %" PRIu64
+                        ")",
                         s->options.rank, call->shard, from, s->oldest, s->next - 1));
         return;
     }
     for (uint64_t seq = from; seq <= call->seq; seq++) {
         struct ask *a = &s->asks[(seq % s->window) * s->options.shard_count + call->shard];
         if (seq == call->seq)
-            make_due(s, a, now_ms + WAITING_PAUSE_MS, false);    /* after those before it */
+            make_due(s, a, now_ms + WAITING_PAUSE_MS, false); /* after those before it */
         else if (a->phase == PHASE_NONE || a->phase == PHASE_DUE)
             make_due(s, a, now_ms, false);
         /* Else its own call is open and will say, or it is answered. */
@@ -327,26 +331,28 @@ static void other_status(struct session *s, const struct session_send *call, str
         back_off(s, call, a, false, "busy", now_ms);
         return;
     case PARAMD__PUSH_PULL_REPLY__STATUS__REPLACED:
-        end(s, SESSION_REPLACED, must_format("rank %" PRIu32 " has been given to another worker",
-                                             s->options.rank));
+        end(s, SESSION_REPLACED,
+            must_format("rank %" PRIu32 " has been given to another worker", s->options.rank));
         return;
     case PARAMD__PUSH_PULL_REPLY__STATUS__NOT_FORMED:
     case PARAMD__PUSH_PULL_REPLY__STATUS__WRONG_JOB:
-        end(s, SESSION_NOT_FORMED, must_format("rank %" PRIu32 ": shard %" PRIu32
-                                               " is not of this formation: %s",
-                                               s->options.rank, call->shard, text));
+        end(s, SESSION_NOT_FORMED,
+            must_format("rank %" PRIu32 ": shard %" PRIu32 " is not of this formation: %s",
+                        s->options.rank, call->shard, text));
         return;
     case PARAMD__PUSH_PULL_REPLY__STATUS__FAILED:
         end(s, SESSION_FAILED, must_format("shard %" PRIu32 ": %s", call->shard, text));
         return;
     default:
-        end(s, SESSION_FAILED, must_format("rank %" PRIu32 ": shard %" PRIu32 " answered with status %d",
-                                           s->options.rank, call->shard, (int)reply->status));
+        end(s, SESSION_FAILED,
+            must_format("rank %" PRIu32 ": shard %" PRIu32 " answered with status %d",
+                        s->options.rank, call->shard, (int)reply->status));
         return;
     }
 }
 
-static void resumed(struct session *s, struct ask *a, const struct session_reply *reply, uint64_t now_ms)
+static void resumed(struct session *s, struct ask *a, const struct session_reply *reply,
+                    uint64_t now_ms)
 {
     a->phase = PHASE_ANSWERED;
     if (reply->acked > s->resume_acked)
@@ -382,7 +388,9 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
         answered(s, call, a, true);
         return SESSION_TAKE;
     case PARAMD__PUSH_PULL_REPLY__STATUS__WAITING:
-        make_due(s, a, now_ms - a->sent_ms < WAITING_PAUSE_MS ? a->sent_ms + WAITING_PAUSE_MS : now_ms, true);
+        make_due(s, a,
+                 now_ms - a->sent_ms < WAITING_PAUSE_MS ? a->sent_ms + WAITING_PAUSE_MS : now_ms,
+                 true);
         break;
     case PARAMD__PUSH_PULL_REPLY__STATUS__LACKING:
         if (call->seq <= s->floor && call->seq > s->options.start &&
@@ -404,8 +412,8 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
     return SESSION_NOTHING;
 }
 
-void session_call_failed(struct session *s, const struct session_send *call, bool hopeless, const char *text,
-                         uint64_t now_ms)
+void session_call_failed(struct session *s, const struct session_send *call, bool hopeless,
+                         const char *text, uint64_t now_ms)
 {
     if (s->state != SESSION_RESUMING && s->state != SESSION_RUNNING)
         return;
@@ -415,9 +423,9 @@ void session_call_failed(struct session *s, const struct session_send *call, boo
     if (a == NULL || a->phase != PHASE_SENT)
         return;
     if (hopeless)
-        end(s, SESSION_FAILED, must_format("rank %" PRIu32 ": shard %" PRIu32 " refuses push-pull %" PRIu64
-                                           ": %s",
-                                           s->options.rank, call->shard, call->seq, text));
+        end(s, SESSION_FAILED,
+            must_format("rank %" PRIu32 ": shard %" PRIu32 " refuses push-pull %" PRIu64 ": %s",
+                        s->options.rank, call->shard, call->seq, text));
     else
         back_off(s, call, a, call->what == SESSION_SEND_PUSH_PULL, text, now_ms);
 }

@@ -19,12 +19,12 @@
 /* One rank that is trained here. */
 struct replica {
     uint32_t rank;
-    uint32_t index;                  /* in the exchange */
-    uint64_t first_example;          /* of the rank in a step, for dropout masks */
+    uint32_t index;         /* in the exchange */
+    uint64_t first_example; /* of the rank in a step, for dropout masks */
     struct batch_stream *stream;
-    struct batch **batches;          /* those given to the exchange and not yet pushed: step % batch_count */
+    struct batch **batches; /* those given to the exchange and not yet pushed: step % batch_count */
     uint32_t batch_count;
-    uint64_t read_to;                /* the last batch that was read */
+    uint64_t read_to; /* the last batch that was read */
     struct progress *progress;
     bool is_over;
 };
@@ -34,7 +34,7 @@ struct trainer {
     struct steps steps;
     atomic_bool cancel;
     pthread_t thread;
-    pthread_mutex_t lock;            /* of status and ranks */
+    pthread_mutex_t lock; /* of status and ranks */
     struct trainer_status status;
     struct trainer_rank_status *ranks;
     uint32_t rank_count;
@@ -268,7 +268,7 @@ static enum err read_batches(struct trainer *t, struct replica *r)
             return e;
         CHECK(b != NULL && b->step == r->read_to + 1);
         struct batch **place = &r->batches[b->step % r->batch_count];
-        batch_release(*place);       /* one of before this session, read for its keys only */
+        batch_release(*place); /* one of before this session, read for its keys only */
         *place = b;
         r->read_to++;
         start_ns = clock_ns();
@@ -281,7 +281,8 @@ static enum err read_batches(struct trainer *t, struct replica *r)
 }
 
 /* The first gradient that is not finite, by name: for the text of a failure. */
-static const char *name_of_bad(const struct trainer *t, const struct batch *b, const struct exchange_work *w)
+static const char *name_of_bad(const struct trainer *t, const struct batch *b,
+                               const struct exchange_work *w)
 {
     const struct schema *s = t->options.model->schema;
     for (uint32_t i = 0; i < s->table_count; i++) {
@@ -311,12 +312,14 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
     uint64_t start_ns = clock_ns();
     enum err e = ERR_NONE;
     if (b->example_count > 0)
-        e = network_train(t->network, b, r->first_example, &values, &gradients, t->logits, &loss, &finite);
+        e = network_train(t->network, b, r->first_example, &values, &gradients, t->logits, &loss,
+                          &finite);
     if (e != ERR_NONE)
         return e;
     finite = finite && isfinite(loss);
     if (finite && b->example_count > 0 && t->options.job->train.clip_norm > 0)
-        finite = isfinite(network_clip(t->options.model, b, &gradients, t->options.job->train.clip_norm));
+        finite = isfinite(
+            network_clip(t->options.model, b, &gradients, t->options.job->train.clip_norm));
     struct progress_step counted = {
         .step = w->step, .batch = b, .skipped = !finite, .loss = loss, .logits = t->logits};
     e = progress_count(r->progress, &counted);
@@ -324,10 +327,12 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
     *skipped = !finite;
     if (e != ERR_NONE || finite)
         return e;
-    log_warn("trainer", "step skipped: a gradient is not finite rank=%" PRIu32 " step=%" PRIu64 " of='%s'",
+    log_warn("trainer",
+             "step skipped: a gradient is not finite rank=%" PRIu32 " step=%" PRIu64 " of='%s'",
              r->rank, w->step, name_of_bad(t, b, w));
     if (progress_skipped(r->progress) > t->options.job->train.max_skipped)
-        return err_set(ERR_INPUT, "rank %" PRIu32 ", step %" PRIu64 ": the gradient of '%s' is not finite, "
+        return err_set(ERR_INPUT,
+                       "rank %" PRIu32 ", step %" PRIu64 ": the gradient of '%s' is not finite, "
                        "for %" PRIu64 " steps in a row (train.max_skipped is %" PRIu32
                        "); a smaller learning rate or train.clip_norm may help",
                        r->rank, w->step, name_of_bad(t, b, w), progress_skipped(r->progress),
