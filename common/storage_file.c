@@ -45,7 +45,7 @@ struct file_writer {
     char *uri, *path, *temporary;
     uint8_t *buffer;
     size_t buffered;
-    bool has_failed; /* then it is not published, whatever the caller does */
+    enum err failure; /* then it is not published, whatever the caller does */
 };
 
 /* One place that says what an errno means. */
@@ -366,7 +366,8 @@ static enum err writer_flush(struct file_writer *w)
 {
     enum err e = w->buffered > 0 ? write_out(w, w->buffer, w->buffered) : ERR_NONE;
     w->buffered = 0;
-    w->has_failed |= e != ERR_NONE;
+    if (e != ERR_NONE)
+        w->failure = e;
     return e;
 }
 
@@ -383,7 +384,8 @@ static enum err file_write(struct storage_writer *base, const void *data, size_t
         return e;
     if (size >= BUFFER_BYTES) {
         e = write_out(w, data, size);
-        w->has_failed |= e != ERR_NONE;
+        if (e != ERR_NONE)
+            w->failure = e;
         return e;
     }
     memcpy(w->buffer, data, size);
@@ -413,8 +415,8 @@ static enum err file_write_close(struct storage_writer *base)
     struct file_writer *w = (struct file_writer *)base;
     char *parent = parent_of(w->path);
     enum err e = writer_flush(w);
-    if (e == ERR_NONE && w->has_failed)
-        e = err_set(ERR_IO, "cannot write '%s': an earlier write failed", w->uri);
+    if (e == ERR_NONE && w->failure != ERR_NONE)
+        e = err_set(w->failure, "cannot write '%s': an earlier write failed", w->uri);
     if (e == ERR_NONE)
         e = sync_fd(w->fd, w->uri);
     if (e == ERR_NONE && close(w->fd) != 0)
