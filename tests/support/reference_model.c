@@ -187,7 +187,7 @@ double reference_example_loss(const struct model *m, const double *logits, doubl
     double sum = 0;
     switch (m->loss) {
     case LOSS_LOGISTIC:
-        return log1p(exp(-fabs(logits[0]))) + fmax(logits[0], 0) - label * logits[0];
+        return log1p(exp(-fabs(logits[0]))) + fabs(logits[0]) * (logits[0] > 0 ? 1 - label : label);
     case LOSS_SQUARED:
         return 0.5 * (logits[0] - label) * (logits[0] - label);
     case LOSS_SOFTMAX:
