@@ -63,19 +63,17 @@ uint64_t table_memory(const struct table *t)
     return sizeof *t + t->index.bytes + arena_memory(&t->arena) + table_snapshot_memory(t);
 }
 
-static inline void prefetch_row(const float *row, uint32_t floats)
-{
-    uint32_t lines = (floats + LINE_FLOATS - 1) / LINE_FLOATS;
-    if (lines > PREFETCH_LINES)
-        lines = PREFETCH_LINES;
-    for (uint32_t i = 0; i < lines; i++)
-        __builtin_prefetch(row + i * LINE_FLOATS);
-}
-
 static bool owns_all(const struct table *t, const uint64_t *keys, uint32_t count)
 {
     return count == 0 || (partition_of_key(keys[0]) >= t->first_partition &&
                           partition_of_key(keys[count - 1]) < t->end_partition);
+}
+
+void table_prefetch(const struct table *t, const uint64_t *keys, uint32_t count)
+{
+    CHECK(owns_all(t, keys, count));
+    for (uint32_t i = 0; i < count; i++)
+        index_prefetch(&t->index, keys[i]);
 }
 
 void table_find(const struct table *t, const uint64_t *keys, uint32_t count, float **rows)
@@ -83,13 +81,9 @@ void table_find(const struct table *t, const uint64_t *keys, uint32_t count, flo
     CHECK(count <= TABLE_BATCH && owns_all(t, keys, count));
     /* First all slots are on their way, then all rows; each key waits for what the others asked
      * for. */
-    for (uint32_t i = 0; i < count; i++)
-        index_prefetch(&t->index, keys[i]);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t row = index_find(&t->index, keys[i]);
         rows[i] = row != INDEX_EMPTY ? arena_row(&t->arena, row) : NULL;
-        if (rows[i] != NULL)
-            prefetch_row(rows[i], t->schema->dim);
     }
 }
 
@@ -121,13 +115,10 @@ static void commit_row(struct table *t, uint64_t key)
 enum err table_find_or_insert(struct table *t, const uint64_t *keys, uint32_t count, float **rows)
 {
     CHECK(count <= TABLE_BATCH && owns_all(t, keys, count));
-    for (uint32_t i = 0; i < count; i++)
-        index_prefetch(&t->index, keys[i]);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t row = index_find(&t->index, keys[i]);
         if (row != INDEX_EMPTY) {
             rows[i] = arena_row(&t->arena, row);
-            prefetch_row(rows[i], t->schema->state_dim);
             continue;
         }
         enum err e = prepare_row(t, keys[i], &rows[i]);

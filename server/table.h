@@ -30,9 +30,25 @@ void table_destroy(struct table *t);
 uint64_t table_rows(const struct table *t);
 uint64_t table_memory(const struct table *t);
 
-#define TABLE_BATCH 64                   /* the most keys of one call of table_find() / table_find_or_insert() */
+/*
+ * Batches hide the latency of memory when three of them are under way: while the rows of one are used, those
+ * of the next are on their way, and so are the index lines of the one after it:
+ *
+ *     table_prefetch(next but one); table_find(next); for each row i: table_ahead(next, i), use row i
+ */
+#define TABLE_BATCH 64                   /* the most keys of one call */
 
-/* rows[i] = the state of keys[i], or NULL when absent. Ascending keys. Prefetches index and rows. */
+/* Asks for what table_find() of these keys will read. */
+void table_prefetch(const struct table *t, const uint64_t *keys, uint32_t count);
+/* Asks for the first `floats` of a row; NULL is ignored. Always inlined, because gcc drops calls of functions
+   that do nothing but prefetch. */
+static inline __attribute__((always_inline)) void table_ahead(const float *row, uint32_t floats)
+{
+    for (uint32_t i = 0; row != NULL && i < floats && i < 256; i += 16)    /* the hardware does the rest */
+        __builtin_prefetch(row + i);
+}
+
+/* rows[i] = the state of keys[i], or NULL when absent. Ascending keys. */
 void table_find(const struct table *t, const uint64_t *keys, uint32_t count, float **rows);
 /* As table_find(), inserting absent keys with their initial state. ERR_MEMORY / ERR_LIMIT: no key of the
    batch has been inserted unless it is in the table afterwards whole. */
@@ -54,5 +70,6 @@ enum err table_snapshot_next(struct table *t, uint32_t max, uint64_t *keys, floa
                              uint32_t *count_out) MUST_CHECK;
 void table_snapshot_end(struct table *t);
 bool table_snapshot_active(const struct table *t);
+uint64_t table_snapshot_memory(const struct table *t);      /* bytes that the copies take */
 
 #endif

@@ -5,18 +5,18 @@
 #include "common/check.h"
 #include "common/mem.h"
 
-#define CAPACITY_MIN     8
-#define DISPLACEMENT_MAX 2048 /* slots from a key's home; mixed keys stay far below */
+#define LINES_MIN        2
+#define DISPLACEMENT_MAX 512 /* lines from a key's home; mixed keys stay far below */
 
-/* Slots that a segment has: its homes, and a tail. */
-static uint32_t slot_count(uint32_t capacity)
+/* Lines that a segment has, without the one that stays empty: homes and tail. */
+static uint32_t lines_used(uint32_t line_count)
 {
-    return capacity + capacity / 32 + 8;
+    return line_count + line_count / 32 + 2;
 }
 
-static uint64_t segment_bytes(uint32_t capacity)
+static uint64_t segment_bytes(uint32_t line_count)
 {
-    return ((uint64_t)slot_count(capacity) + 1) * (sizeof(uint64_t) + sizeof(uint32_t));
+    return ((uint64_t)lines_used(line_count) + 1) * sizeof(struct index_line);
 }
 
 enum err index_init(struct table_index *x, uint32_t first_partition, uint32_t end_partition)
@@ -34,40 +34,44 @@ enum err index_init(struct table_index *x, uint32_t first_partition, uint32_t en
 void index_deinit(struct table_index *x)
 {
     for (uint32_t i = 0; x->segments != NULL && i < x->segment_count; i++)
-        mem_free(x->segments[i].keys);
+        mem_free(x->segments[i].lines);
     mem_free(x->segments);
     *x = (struct table_index){0};
 }
 
-static enum err segment_init(struct index_segment *s, uint64_t capacity)
+static enum err segment_init(struct index_segment *s, uint64_t line_count)
 {
-    if (capacity > UINT32_MAX / 2)
+    if (line_count > UINT32_MAX / 2)
         return err_set(ERR_LIMIT, "a partition with %u rows cannot grow", s->count);
-    *s = (struct index_segment){.capacity = (uint32_t)capacity};
-    uint32_t slots = slot_count(s->capacity);
-    s->keys = mem_alloc_array((size_t)segment_bytes(s->capacity), 1);
-    if (s->keys == NULL)
+    struct index_line *lines = mem_alloc_array((size_t)segment_bytes((uint32_t)line_count), 1);
+    if (lines == NULL)
         return ERR_MEMORY;
-    s->rows = (uint32_t *)(s->keys + slots + 1);
-    memset(s->keys, 0xff, (size_t)segment_bytes(s->capacity));
+    memset(lines, 0xff, (size_t)segment_bytes((uint32_t)line_count));
+    *s = (struct index_segment){.lines = lines, .line_count = (uint32_t)line_count};
     return ERR_NONE;
 }
 
 /* Places the ascending keys of `from`; false: the tail is too short. */
 static bool segment_fill(struct index_segment *to, const struct index_segment *from)
 {
-    uint32_t slots = slot_count(to->capacity), free_slot = 0;
-    uint32_t end = from->capacity > 0 ? slot_count(from->capacity) : 0;
-    for (uint32_t i = 0; i < end; i++) {
-        if (from->rows[i] == INDEX_EMPTY)
-            continue;
-        uint32_t home = index_home(to, from->keys[i]);
-        uint32_t slot = home > free_slot ? home : free_slot;
-        if (slot >= slots)
-            return false;
-        to->keys[slot] = from->keys[i];
-        to->rows[slot] = from->rows[i];
-        free_slot = slot + 1;
+    uint32_t used = lines_used(to->line_count), line = 0, at = 0; /* the next free slot */
+    uint32_t end = from->line_count > 0 ? lines_used(from->line_count) : 0;
+    for (const struct index_line *l = from->lines; l < from->lines + end; l++) {
+        for (uint32_t i = 0; i < INDEX_LINE_SLOTS && l->rows[i] != INDEX_EMPTY; i++) {
+            uint32_t home = index_home(to, l->keys[i]);
+            if (home > line) {
+                line = home;
+                at = 0;
+            }
+            if (line >= used)
+                return false;
+            to->lines[line].keys[at] = l->keys[i];
+            to->lines[line].rows[at] = l->rows[i];
+            if (++at == INDEX_LINE_SLOTS) {
+                at = 0;
+                line++;
+            }
+        }
     }
     to->count = from->count;
     return true;
@@ -82,51 +86,56 @@ static enum err crowded(const struct table_index *x, const struct index_segment 
 
 static enum err segment_grow(struct table_index *x, struct index_segment *s)
 {
-    uint64_t capacity = ((uint64_t)s->count + 1) * 20 / 7;
-    if (capacity < CAPACITY_MIN)
-        capacity = CAPACITY_MIN;
-    while (capacity <= s->capacity) /* a tail that was full, not the load */
-        capacity *= 2;
-    for (;; capacity *= 2) {
-        if (capacity > 64 * ((uint64_t)s->count + 64))
+    /* To a load of 0.35. */
+    uint64_t line_count = ((uint64_t)s->count + 1) * 20 / (7 * INDEX_LINE_SLOTS);
+    if (line_count < LINES_MIN)
+        line_count = LINES_MIN;
+    while (line_count <= s->line_count) /* it is the tail that is full */
+        line_count *= 2;
+    for (;; line_count *= 2) {
+        if (line_count > 16 * ((uint64_t)s->count + 64))
             return crowded(x, s);
         struct index_segment grown = {.count = s->count};
-        enum err e = segment_init(&grown, capacity);
+        enum err e = segment_init(&grown, line_count);
         if (e != ERR_NONE)
             return e;
         if (segment_fill(&grown, s)) {
-            x->bytes += segment_bytes(grown.capacity);
-            x->bytes -= s->capacity > 0 ? segment_bytes(s->capacity) : 0;
-            mem_free(s->keys);
+            x->bytes += segment_bytes(grown.line_count);
+            x->bytes -= s->line_count > 0 ? segment_bytes(s->line_count) : 0;
+            mem_free(s->lines);
             *s = grown;
             return ERR_NONE;
         }
-        mem_free(grown.keys);
+        mem_free(grown.lines);
     }
 }
 
-/* The first empty slot from `slot` on; the number of slots if there is none. */
-static uint32_t next_empty(const struct index_segment *s, uint32_t slot)
+/* The first empty slot from `slot` on; at its segment's end, the first of the line that stays
+ * empty. */
+static struct index_slot next_empty(struct index_slot slot)
 {
-    uint32_t slots = slot_count(s->capacity);
-    while (slot < slots && s->rows[slot] != INDEX_EMPTY)
-        slot++;
+    while (slot.line->rows[slot.at] != INDEX_EMPTY) {
+        if (++slot.at == INDEX_LINE_SLOTS) {
+            slot.at = 0;
+            slot.line++;
+        }
+    }
     return slot;
 }
 
 enum err index_reserve(struct table_index *x, uint64_t key)
 {
     struct index_segment *s = index_segment(x, key);
-    if ((uint64_t)s->count * 10 >= (uint64_t)s->capacity * 7) {
+    if ((uint64_t)s->count * 10 >= (uint64_t)s->line_count * INDEX_LINE_SLOTS * 7) {
         enum err e = segment_grow(x, s);
         if (e != ERR_NONE)
             return e;
     }
     for (;;) {
-        uint32_t slot = index_probe(s, key);
-        if (slot - index_home(s, key) > DISPLACEMENT_MAX)
+        struct index_slot slot = index_probe(s, key);
+        if (slot.line - s->lines > (int64_t)index_home(s, key) + DISPLACEMENT_MAX)
             return crowded(x, s);
-        if (next_empty(s, slot) < slot_count(s->capacity))
+        if (next_empty(slot).line < s->lines + lines_used(s->line_count))
             return ERR_NONE;
         enum err e = segment_grow(x, s);
         if (e != ERR_NONE)
@@ -140,13 +149,18 @@ enum err index_insert(struct table_index *x, uint64_t key, uint32_t row)
     if (e != ERR_NONE)
         return e;
     struct index_segment *s = index_segment(x, key);
-    uint32_t slot = index_probe(s, key);
-    uint32_t empty = next_empty(s, slot);
-    CHECK(s->keys[slot] != key || s->rows[slot] == INDEX_EMPTY);
-    memmove(s->keys + slot + 1, s->keys + slot, (empty - slot) * sizeof *s->keys);
-    memmove(s->rows + slot + 1, s->rows + slot, (empty - slot) * sizeof *s->rows);
-    s->keys[slot] = key;
-    s->rows[slot] = row;
+    struct index_slot slot = index_probe(s, key), end = next_empty(slot);
+    CHECK(slot.line->keys[slot.at] != key || slot.line->rows[slot.at] == INDEX_EMPTY);
+    /* Everything up to the empty slot moves on by one. */
+    while (end.line != slot.line || end.at != slot.at) {
+        struct index_slot before = {end.at > 0 ? end.line : end.line - 1,
+                                    end.at > 0 ? end.at - 1 : INDEX_LINE_SLOTS - 1};
+        end.line->keys[end.at] = before.line->keys[before.at];
+        end.line->rows[end.at] = before.line->rows[before.at];
+        end = before;
+    }
+    slot.line->keys[slot.at] = key;
+    slot.line->rows[slot.at] = row;
     s->count++;
     x->count++;
     return ERR_NONE;
@@ -160,14 +174,17 @@ bool index_next(const struct table_index *x, uint64_t *key, uint32_t *row)
         const struct index_segment *s = &x->segments[i];
         if (s->count == 0)
             continue;
-        uint32_t slots = slot_count(s->capacity), slot = 0;
+        struct index_slot slot = {s->lines, 0};
         if (partition == x->first_partition + i)
             slot = index_probe(s, *key);
-        while (slot < slots && s->rows[slot] == INDEX_EMPTY)
-            slot++;
-        if (slot < slots) {
-            *key = s->keys[slot];
-            *row = s->rows[slot];
+        /* Lines are filled from the left: behind an empty slot the next line is the first that may
+           have a key. */
+        const struct index_line *end = s->lines + lines_used(s->line_count);
+        while (slot.line < end && slot.line->rows[slot.at] == INDEX_EMPTY)
+            slot = (struct index_slot){slot.line + 1, 0};
+        if (slot.line < end) {
+            *key = slot.line->keys[slot.at];
+            *row = slot.line->rows[slot.at];
             return true;
         }
     }
