@@ -5,7 +5,7 @@
  *     DIR/members/ID        role and record; its owner holds a lock on it for as long as it lives
  *     DIR/leader            term and record, likewise
  *     DIR/term              the highest term so far
- *     DIR/records/PATH      version, checksum and bytes; a '/' of the path is written '!'
+ *     DIR/records/PATH      version, checksum of both, and bytes; a '/' of the path is written '!'
  *
  * A file without a lock belongs to a dead process (registry_lock.h); whoever sees a member's
  * removes it.
@@ -395,6 +395,11 @@ static char *record_path(struct local_registry *r, const char *path)
     return file;
 }
 
+static uint32_t record_crc(uint64_t version, const void *data, size_t size)
+{
+    return crc32c(crc32c(0, &version, sizeof version), data, size);
+}
+
 /* Checks a record's first line, "record VERSION CRC32C\n". */
 static enum err parse_record(const char *path, const char *text, size_t size, size_t *head_size,
                              uint64_t *version)
@@ -405,7 +410,7 @@ static enum err parse_record(const char *path, const char *text, size_t size, si
         text[used] != '\n')
         return err_set(ERR_CORRUPT, "'%s' is no record", path);
     *head_size = (size_t)used + 1;
-    if (crc32c(0, text + *head_size, size - *head_size) != crc)
+    if (record_crc(*version, text + *head_size, size - *head_size) != crc)
         return err_set(ERR_CORRUPT, "record '%s' does not match its checksum", path);
     return ERR_NONE;
 }
@@ -453,8 +458,8 @@ static enum err local_put(struct registry *base, const char *path, const void *d
         e = err_set(ERR_EXISTS, "record '%s' has version %" PRIu64 ", not %" PRIu64, path,
                     old_version, version);
     if (e == ERR_NONE) {
-        char *head =
-            must_format("record %" PRIu64 " %08" PRIx32 "\n", version + 1, crc32c(0, data, size));
+        char *head = must_format("record %" PRIu64 " %08" PRIx32 "\n", version + 1,
+                                 record_crc(version + 1, data, size));
         char *file = record_path(r, path);
         e = write_durable(file, head, strlen(head), data, size);
         mem_free(file);

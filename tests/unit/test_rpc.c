@@ -1,6 +1,8 @@
 /*
  * Goal: the contract of rpc.h holds on every transport alike: within the process, over TCP, over an
- * abstract unix socket. Method: one list of cases, run once for each transport. A server echoes,
+ * abstract unix socket.
+ *
+ * Method: one list of cases, run once for each transport. A server echoes,
  * holds calls until told, or fails them; callbacks are counted, so that "exactly once" is seen.
  * Waits are for events, with a limit that only a failure reaches; the one deadline that must pass
  * is a short one.

@@ -1,6 +1,8 @@
 /*
  * Goal: what only the gRPC transport has: its addresses, good and bad, several of them on one
- * server, and grpc.health.v1. Method: tables of addresses, dialled and listened on; raw calls of
+ * server, and grpc.health.v1.
+ *
+ * Method: tables of addresses, dialled and listened on; raw calls of
  * the health service with requests put together by hand.
  */
 #include <setjmp.h>
