@@ -3,6 +3,7 @@
  *
  * exchange.c           ranks, steps, the pump
  * exchange_channel.c   which address of a shard to use, one channel for each distinct one
+ * exchange_step.c      a step's memory: keys, values, gradients, what it pulls
  * exchange_send.c      requests from steps
  * exchange_receive.c   replies into the arrays of batches
  * exchange_read.c      values at a version, for evaluation
@@ -126,10 +127,20 @@ enum err exchange_connect(struct exchange *x) MUST_CHECK;
 /* exchange.c */
 struct call *exchange_call_take(struct exchange *x);
 void exchange_call_drop(struct exchange *x, struct call *c);
-struct step *exchange_step(const struct rank *r, uint64_t seq); /* NULL: not held */
 /* Waits at most wait_ms for the first thing that arrives, and takes in all that has. */
 void exchange_take_arrived(struct exchange *x, uint64_t wait_ms);
 bool exchange_is_cancelled(const struct exchange *x);
+
+/* exchange_step.c */
+/* Gives every step of the ring its arrays of pointers, once. */
+void exchange_steps_make(struct exchange *x, struct rank *r);
+struct step *exchange_step(const struct rank *r, uint64_t seq); /* NULL: not held */
+struct step *exchange_step_make(struct rank *r, uint64_t seq);  /* or the one that is there */
+void exchange_step_release(struct step *s);
+/* Decides what the push-pull of `s` pulls, and makes room for the answer. */
+enum err exchange_step_pull(struct exchange *x, struct rank *r, struct step *s) MUST_CHECK;
+enum err exchange_step_gradients(struct exchange *x, struct step *s) MUST_CHECK;
+void exchange_step_report(struct step *s, const Paramd__Report *report);
 
 /* exchange_send.c */
 /* The part of ascending keys that a shard owns. */

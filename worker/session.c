@@ -187,7 +187,7 @@ void session_push(struct session *s, uint64_t now_ms)
     open_seq(s, now_ms, false);
 }
 
-/* All shards have said what they know: which push-pulls bring the values of batches acked + 1 … */
+/* All shards have said what they know: finds the push-pulls that bring batches acked + 1 and on. */
 static void begin(struct session *s, uint64_t now_ms)
 {
     const struct steps *steps = &s->options.steps;

@@ -7,15 +7,15 @@
  * I/O, the simulator drives this code with neither. Its life:
  *
  *     session_create()      RESUMING: every shard is asked what it knows of the rank
- *     session_replied() …   until all have said it: then RUNNING, and the push-pulls that bring the
- *     values of the
- *                           rank's next batches are due: an empty push `start` when it begins (or,
- *                           in ssp and
- *                           asp, anywhere); else, in bsp, header-only asks for the values that
- *                           shards kept
+ *     session_replied()     until all have said it: then RUNNING, and the push-pulls that bring
+ *                           the values of the rank's next batches are due
  *     session_push()        the next seq, when session_may_push(); due at every shard
  *     session_next_send()   what is to be sent now, one (seq, shard) at a time
  *     session_replied(), session_call_failed()   what came of it
+ *
+ * The first push-pulls: where the rank begins, an empty push of the step that the shards began at
+ * (in ssp and asp of any step: a duplicate's pull is answered); in bsp, where another worker had
+ * begun it, asks with the header only for the values that the shards kept.
  *
  * After a transport error the header goes alone first, because the push may have arrived; a shard
  * that lacks it says so. A seq has at most one call open per shard. Waits grow by half-random
