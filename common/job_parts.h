@@ -1,8 +1,9 @@
 /*
- * job_parts.h - the pieces of job_parse() and job_write(), for common/job*.c only.
+ * job_parts.h - the pieces of job_parse() and job_write(), for common/job*.c and features_spec.c
+ * only.
  *
- * Order    job.c reads the rows, then features, tables and optimizers, which need the format and the model;
- *          job_check.c then refuses what does not fit together.
+ * Order    job.c reads the rows, then features, tables and optimizers, which need the format and
+ * the model; job_check.c then refuses what does not fit together.
  */
 #ifndef PARAMD_COMMON_JOB_PARTS_H
 #define PARAMD_COMMON_JOB_PARTS_H

@@ -148,10 +148,11 @@ const struct setting optimizer_settings[] = {
      .help = "Decay of the mean of squared gradients (Hinton's lecture 6e)."},
     {"epsilon", SETTING_F64, AT(epsilon), .initial = "1e-8", .max = 1, .exclusive_min = true,
      .applies = ADAGRAD | ADAM | RMSPROP, .change = CHANGE_ON_RESUME, .help = "Added to the root."},
-    {"initial_accumulator", SETTING_F64, AT(initial_accumulator), .initial = "0", .max = 1e6,
+    {"initial_accumulator", SETTING_F64, AT(initial_accumulator), .initial = "0.001", .max = 1e6,
      .applies = ADAGRAD, .change = CHANGE_NEVER,
      .help = "First value of the sum of squares. Gradients are means over the batch and small: "
-             "values of 0.1 or 1, usual where they are sums, would hold rare rows still."},
+             "the 0.1 or 1 usual where they are sums would hold rows still, 0 makes the first "
+             "steps of rare rows as large as the learning rate."},
     {"l1", SETTING_F64, AT(l1), .initial = "0", .max = INFINITY, .applies = FTRL,
      .change = CHANGE_ON_RESUME, .help = "L1 penalty: makes weights exactly 0."},
     {"l2", SETTING_F64, AT(l2), .initial = "0", .max = INFINITY, .applies = FTRL,
@@ -159,7 +160,7 @@ const struct setting optimizer_settings[] = {
     {"beta", SETTING_F64, AT(beta), .initial = "0.001", .max = 1e6, .applies = FTRL,
      .change = CHANGE_ON_RESUME,
      .help = "Added to the root of the sum of squares. The 1 of McMahan et al. is for gradients "
-             "of single examples; for means over batches of 1024 it is 1/1024."},
+             "of single examples; for means over batches of 1024 that is about 1/1024."},
     {"weight_decay", SETTING_F64, AT(weight_decay), .initial = "0", .max = 1,
      .change = CHANGE_ON_RESUME, .applies = SGD | MOMENTUM | ADAM,
      .help = "adam: decoupled (AdamW); sgd, momentum: in the gradient."},
