@@ -8,11 +8,11 @@
 #include "common/mem.h"
 #include "common/str.h"
 
-#define CONF_TEXT_MAX ((size_t)1 << 20)
+#define CONF_TEXT_MAX  ((size_t)1 << 20)
 #define CONF_DEPTH_MAX 32
-#define CONF_NODE_MAX 100000
+#define CONF_NODE_MAX  100000
 
-/* The root is a node with the source names that its tree refers to; conf_set() brings in further ones. */
+/* The root: a node with the source names that its tree refers to; conf_set() brings in more. */
 struct conf_tree {
     struct conf_node node;
     char **sources;
@@ -112,8 +112,7 @@ bool conf_is_null(const struct conf_node *n)
 
 static enum err err_at(const struct conf_reader *r, yaml_mark_t mark, const char *problem)
 {
-    return err_set(ERR_INPUT, "%s:%zu:%zu: %s", r->what, mark.line + 1, mark.column + 1,
-                   problem);
+    return err_set(ERR_INPUT, "%s:%zu:%zu: %s", r->what, mark.line + 1, mark.column + 1, problem);
 }
 
 /* Errors of the byte reader come with an offset only. */
@@ -156,8 +155,7 @@ static enum err read_root(struct conf_reader *r, struct conf_node *root)
         yaml_event_type_t type = event.type;
         if (type == YAML_DOCUMENT_START_EVENT) {
             if (seen)
-                e = err_at(r, event.start_mark,
-                           "a second document begins here; a file holds one");
+                e = err_at(r, event.start_mark, "a second document begins here; a file holds one");
             seen = true;
         } else if (type == YAML_SCALAR_EVENT || type == YAML_ALIAS_EVENT ||
                    type == YAML_MAPPING_START_EVENT || type == YAML_SEQUENCE_START_EVENT) {
@@ -206,8 +204,7 @@ static enum err read_list(struct conf_reader *r, uint32_t depth, struct conf_nod
 static enum err read_name(struct conf_reader *r, const yaml_event_t *event, char **out)
 {
     if (event->type != YAML_SCALAR_EVENT)
-        return err_at(r, event->start_mark,
-                      "a name must be plain text, not a list, map or alias");
+        return err_at(r, event->start_mark, "a name must be plain text, not a list, map or alias");
     if (event->data.scalar.anchor || event->data.scalar.tag)
         return err_at(r, event->start_mark, "anchors, aliases and tags are not allowed");
     const char *text = (const char *)event->data.scalar.value;
@@ -425,14 +422,14 @@ static enum err walk(struct conf_node *root, const char *path, const char *what,
         struct span name;
         int done = (int)(rest - path);
         if (!next_name(&rest, &name))
-            return err_set(ERR_INPUT, "%s: '%s' is not a path of names such as train.epochs",
-                           what, path);
+            return err_set(ERR_INPUT, "%s: '%s' is not a path of names such as train.epochs", what,
+                           path);
         if (conf_is_null(n))
             make_map(n);
         if (n->kind != CONF_MAP)
-            return err_set(
-                ERR_INPUT, "%s %s: '%.*s' is not a map of settings but %s; set it whole", what,
-                path, done ? done - 1 : 0, path, n->kind == CONF_LIST ? "a list" : n->text);
+            return err_set(ERR_INPUT, "%s %s: '%.*s' is not a map of settings but %s; set it whole",
+                           what, path, done ? done - 1 : 0, path,
+                           n->kind == CONF_LIST ? "a list" : n->text);
         n = member(n, name);
     } while (*rest);
     *out = n;
@@ -478,8 +475,7 @@ static enum err expand_one(const struct substitution *s, const struct conf_node 
 {
     const char *begin = dollar + 2, *end = strchr(begin, '}');
     if (!end || end == begin)
-        return err_node(
-            n, "a '${' lacks its name and '}'; '$${' writes the characters themselves");
+        return err_node(n, "a '${' lacks its name and '}'; '$${' writes the characters themselves");
     char *name = must_format("%.*s", (int)(end - begin), begin);
     const char *value = s->lookup(s->context, name);
     enum err e = ERR_NONE;
