@@ -53,12 +53,14 @@ enum err checkpoint_name_parse(const char *name, uint64_t *generation, uint64_t 
     uint64_t parsed_generation, parsed_step;
 
     if (!dash)
-        return err_set(ERR_INPUT, "'%s' is not the name of a checkpoint: <generation>-<step>", name);
+        return err_set(ERR_INPUT, "'%s' is not the name of a checkpoint: <generation>-<step>",
+                       name);
     struct span first = span_make(name, (size_t)(dash - name));
     struct span second = span_of(dash + 1);
     if (!is_canonical_number(first) || !is_canonical_number(second) ||
         str_parse_u64(first, &parsed_generation) || str_parse_u64(second, &parsed_step))
-        return err_set(ERR_INPUT, "'%s' is not the name of a checkpoint: <generation>-<step>", name);
+        return err_set(ERR_INPUT, "'%s' is not the name of a checkpoint: <generation>-<step>",
+                       name);
     *generation = parsed_generation;
     *step = parsed_step;
     return ERR_NONE;
@@ -66,7 +68,8 @@ enum err checkpoint_name_parse(const char *name, uint64_t *generation, uint64_t 
 
 /* ---- shard files: writing ---- */
 
-/* u32 magic, u32 body_crc, u64 body_size, u32 number, u32 partition, u32 row_count, u32 header_crc */
+/* u32 magic, u32 body_crc, u64 body_size, u32 number, u32 partition, u32 row_count, u32 header_crc
+ */
 void checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_count,
                            const void *const *parts, const size_t *sizes, size_t part_count,
                            uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES])
@@ -126,9 +129,9 @@ enum err checkpoint_tail_parse(const uint8_t tail[CHECKPOINT_TAIL_BYTES], uint64
     if (file_size < CHECKPOINT_HEAD_BYTES + CHECKPOINT_TAIL_BYTES || offset > file_size ||
         offset < CHECKPOINT_HEAD_BYTES || count > file_size / CHECKPOINT_ENTRY_BYTES ||
         offset + count * CHECKPOINT_ENTRY_BYTES + CHECKPOINT_TAIL_BYTES != file_size)
-        return err_set(ERR_CORRUPT, "tail: index of %llu entries at %llu does not fit a file of %llu",
-                       (unsigned long long)count, (unsigned long long)offset,
-                       (unsigned long long)file_size);
+        return err_set(
+            ERR_CORRUPT, "tail: index of %llu entries at %llu does not fit a file of %llu",
+            (unsigned long long)count, (unsigned long long)offset, (unsigned long long)file_size);
     *index_offset = offset;
     *entry_count = count;
     *index_crc = get_u32(tail + 16);
@@ -142,10 +145,10 @@ static enum err check_entry(const struct checkpoint_entry *e, uint64_t i, uint64
         return err_set(ERR_CORRUPT, "index entry %llu: number %u, partition %u",
                        (unsigned long long)i, e->number, e->partition);
     if (e->offset != expected_offset || e->size < CHECKPOINT_BLOCK_HEAD_BYTES ||
-        e->size > CHECKPOINT_BLOCK_MAX + CHECKPOINT_BLOCK_HEAD_BYTES || e->size > file_size)
-        return err_set(ERR_CORRUPT, "index entry %llu: %llu bytes at %llu do not follow the one before",
-                       (unsigned long long)i, (unsigned long long)e->size,
-                       (unsigned long long)e->offset);
+        e->size > file_size || e->rows > UINT32_MAX)
+        return err_set(
+            ERR_CORRUPT, "index entry %llu: %llu bytes at %llu do not follow the one before",
+            (unsigned long long)i, (unsigned long long)e->size, (unsigned long long)e->offset);
     return ERR_NONE;
 }
 
@@ -184,8 +187,9 @@ enum err checkpoint_index_parse(const void *data, size_t size, uint64_t entry_co
     return ERR_NONE;
 }
 
-enum err checkpoint_block_verify(const void *block, size_t size, const struct checkpoint_entry *entry,
-                                 const uint8_t **body_out, uint32_t *row_count_out)
+enum err checkpoint_block_verify(const void *block, size_t size,
+                                 const struct checkpoint_entry *entry, const uint8_t **body_out,
+                                 uint32_t *row_count_out)
 {
     const uint8_t *head = block;
 
@@ -205,5 +209,26 @@ enum err checkpoint_block_verify(const void *block, size_t size, const struct ch
                        crc, get_u32(head + 4));
     *body_out = body;
     *row_count_out = get_u32(head + 24);
+    return ERR_NONE;
+}
+
+enum err checkpoint_rows_check(const struct checkpoint_entry *entry, const uint8_t *body,
+                               uint64_t size)
+{
+    uint64_t rows = entry->rows, key, last = 0;
+
+    if (rows == 0 || size % rows != 0 || size / rows < 12 || (size / rows) % 4 != 0)
+        return err_set(ERR_CORRUPT, "block %u: %llu rows in %llu bytes", entry->number,
+                       (unsigned long long)rows, (unsigned long long)size);
+    for (uint64_t i = 0; i < rows; i++) {
+        key = get_u64(body + 8 * i);
+        if (i > 0 && key <= last)
+            return err_set(ERR_CORRUPT, "block %u: key 0x%016llx is out of order", entry->number,
+                           (unsigned long long)key);
+        if (key >> PARTITION_SHIFT != entry->partition)
+            return err_set(ERR_CORRUPT, "block %u: key 0x%016llx is not of partition %u",
+                           entry->number, (unsigned long long)key, entry->partition);
+        last = key;
+    }
     return ERR_NONE;
 }

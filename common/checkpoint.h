@@ -1,23 +1,31 @@
 /*
- * checkpoint.h - what a checkpoint is, as bytes: manifest, shard files, blocks (docs/checkpoints.md).
+ * checkpoint.h - what a checkpoint is, as bytes: manifest, shard files, blocks
+ * (docs/checkpoints.md).
  *
- * A checkpoint is a directory `<uri>/<job>/<generation>-<step>/` with shard files and MANIFEST.json; creating
- * the manifest is the commit. A shard file holds one table's rows or the dense blocks of one shard: blocks
- * with length, index, partition range and CRC32C, then a footer index with one entry per partition, then a fixed tail. The
- * manifest holds each file's size and the CRC32C of its index, the schema, the job's hash, step, generation and
- * the ranks' reports: nothing that depends on who writes it, when, or with how many servers it will be read.
+ * A checkpoint is a directory `<uri>/<job>/<generation>-<step>/` with shard files and
+ * MANIFEST.json; creating the manifest is the commit. A shard file holds one table's rows, or the
+ * dense blocks, of one shard: blocks with length, number, partition and CRC32C, then a footer index
+ * with one entry a block, then a fixed tail. The manifest holds each file's size and the CRC32C of
+ * its index, the schema's origin (job and columns), the job's hash, step, generation and the ranks'
+ * reports: nothing that depends on who writes it, when, or with how many servers it will be read.
  *
- * Every byte of every file is covered by a checksum, so every flipped bit and every truncation is found: block
- * header and body by the block's CRC, footer by index_crc in the manifest, manifest by the SHA-256 in its last
- * line's own member "checksum" (over the bytes before it).
+ * Every byte of every file is covered by a checksum, so every flipped bit and every truncation is
+ * found: block head and body by CRCs in the head, the index by index_crc in the manifest, the
+ * manifest by the SHA-256 in its last member "checksum", over the bytes before it.
  *
  * Layout of a shard file (little-endian):
  *   "PDSHARD1"  block*  index  tail
- *   block  = u32 magic, u32 body_crc, u64 body_size, u32 number, u32 partition, u32 row_count, u32 header_crc; body
- *     rows body  = keys u64[row_count], states float[row_count][state_dim]; of one partition, at most 4 MiB, ascending
- *     dense body = u32 dense_index, u32 block_index, u64 value_count, values float[], slots float[slot_count][]
+ *   block  = u32 magic, u32 body_crc, u64 body_size, u32 number, u32 partition, u32 row_count,
+ *            u32 head_crc; body
+ *     rows body  = keys u64[row_count], states float[row_count][state_dim]; of one partition,
+ *                  ascending, at most CHECKPOINT_BLOCK_MAX
+ *     dense body = u32 dense_index, u32 block_index, u64 value_count, values float[],
+ *                  slots float[slot_count][]
  *   index  = entries {u32 partition, u32 number, u64 offset, u64 size, u64 rows}; in file order
  *   tail   = u64 index_offset, u64 entry_count, u32 index_crc, u32 tail_crc, "PDSHEND1"
+ *
+ * In a file of rows partitions ascend, and so keys ascend over the whole file; in a file of dense
+ * blocks (parameter, block) ascends.
  *
  * Pure     bytes in, bytes out; server/snapshot and cli/ do the I/O.
  * Errors   ERR_CORRUPT with a named reason ("block 17: checksum is 0x…, should be 0x…").
@@ -43,7 +51,7 @@
 #define CHECKPOINT_TAIL_BYTES 32u
 
 struct checkpoint_file {
-    char *name;                      /* "table0-0000-4096.0": no '/', no ".." */
+    char *name;                      /* "table0-0000-4096.0000": no '/', no ".." */
     uint64_t size;
     uint32_t index_crc;
     uint64_t rows;
@@ -60,8 +68,8 @@ struct checkpoint_manifest {
     uint64_t generation, step;
     char job_hash[SHA256_HEX_SIZE];
     char index_checksum[SHA256_HEX_SIZE];
-    char *job_yaml;                  /* canonical, so that eval, predict and resume need no other file */
-    char **columns;                  /* of the data index: the schema follows from job and columns */
+    char *job_yaml;                  /* canonical: eval, predict and resume need no other file */
+    char **columns;                  /* of the data index; job and columns give the schema */
     uint32_t column_count;
     uint64_t train_examples;
     bool has_eval;
@@ -70,11 +78,12 @@ struct checkpoint_manifest {
     uint32_t file_count;
     struct checkpoint_rank *ranks;
     uint32_t rank_count;
-    char *evals_json;                /* the evaluations so far, as a JSON array (for early stopping and history) */
+    char *evals_json;                /* the evaluations so far, as a JSON array */
 };
 
 void checkpoint_manifest_write(const struct checkpoint_manifest *m, struct str *out);
-/* ERR_CORRUPT for anything that is not exactly what _write() makes; ERR_UNSUPPORTED for a newer format. */
+/* ERR_CORRUPT for anything that is not exactly what _write() makes; ERR_UNSUPPORTED for a newer
+   format. */
 enum err checkpoint_manifest_parse(const char *what, const char *data, size_t size,
                                    struct checkpoint_manifest **out) MUST_CHECK;
 void checkpoint_manifest_destroy(struct checkpoint_manifest *m);
@@ -88,18 +97,29 @@ struct checkpoint_entry {
     uint32_t partition, number;
     uint64_t offset, size, rows;     /* size: head and body */
 };
-void checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_count, const void *const *parts,
-                           const size_t *sizes, size_t part_count, uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES]);
-void checkpoint_footer(const struct checkpoint_entry *entries, size_t count, uint64_t offset, struct str *out,
-                       uint32_t *index_crc);
+void checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_count,
+                           const void *const *parts, const size_t *sizes, size_t part_count,
+                           uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES]);
+void checkpoint_footer(const struct checkpoint_entry *entries, size_t count, uint64_t offset,
+                       struct str *out, uint32_t *index_crc);
 
 /* Reading: each verifies what it parses. */
 enum err checkpoint_tail_parse(const uint8_t tail[CHECKPOINT_TAIL_BYTES], uint64_t file_size,
-                               uint64_t *index_offset, uint64_t *entry_count, uint32_t *index_crc) MUST_CHECK;
-enum err checkpoint_index_parse(const void *data, size_t size, uint64_t entry_count, uint32_t index_crc,
-                                uint64_t file_size, struct checkpoint_entry **out) MUST_CHECK;
+                               uint64_t *index_offset, uint64_t *entry_count,
+                               uint32_t *index_crc) MUST_CHECK;
+enum err checkpoint_index_parse(const void *data, size_t size, uint64_t entry_count,
+                                uint32_t index_crc, uint64_t file_size,
+                                struct checkpoint_entry **out) MUST_CHECK;
 /* `block` is head and body; *body_out points into it. */
-enum err checkpoint_block_verify(const void *block, size_t size, const struct checkpoint_entry *entry,
-                                 const uint8_t **body_out, uint32_t *row_count_out) MUST_CHECK;
+enum err checkpoint_block_verify(const void *block, size_t size,
+                                 const struct checkpoint_entry *entry, const uint8_t **body_out,
+                                 uint32_t *row_count_out) MUST_CHECK;
+/*
+ * Of the body of a block of rows that has verified: it has as many rows as it says, all of one
+ * width, their keys ascend and are of the entry's partition. Right checksums over wrong bytes come
+ * from a wrong writer, and are refused too.
+ */
+enum err checkpoint_rows_check(const struct checkpoint_entry *entry, const uint8_t *body,
+                               uint64_t size) MUST_CHECK;
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * checkpoint_manifest.c - MANIFEST.json of common/checkpoint.h: canonical bytes with their own checksum.
+ * checkpoint_manifest.c - MANIFEST.json of common/checkpoint.h: canonical bytes with their own
+ * checksum.
  */
 #include <string.h>
 
@@ -183,10 +184,13 @@ static enum err get_copy(const struct json *root, const char *name, char **out)
     return err;
 }
 
+/* It is joined to the directory and opened: nothing but a plain name of our own letters may pass.
+ */
 static enum err check_file_name(const char *name)
 {
-    if (!*name || strlen(name) > NAME_MAX_BYTES || strchr(name, '/') || strstr(name, "..") ||
-        strcmp(name, CHECKPOINT_MANIFEST) == 0)
+    size_t plain = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789.-");
+
+    if (!*name || name[0] == '.' || name[plain] || strstr(name, "..") || plain > NAME_MAX_BYTES)
         return err_set(ERR_CORRUPT, "'%s' is not the name of a shard file", name);
     return ERR_NONE;
 }
@@ -237,6 +241,8 @@ static enum err parse_ranks(const struct json *root, struct checkpoint_manifest 
 
     if (err)
         return err;
+    if (json_count(list) > RANK_MAX)
+        return err_set(ERR_CORRUPT, "%zu ranks; the most are %u", json_count(list), RANK_MAX);
     m->ranks = must_alloc((json_count(list) + 1) * sizeof *m->ranks);
     for (size_t i = 0; i < json_count(list); i++) {
         struct checkpoint_rank *r = &m->ranks[i];
@@ -343,7 +349,7 @@ enum err checkpoint_manifest_parse(const char *what, const char *data, size_t si
     enum err err = check_checksum(data, size);
 
     if (!err)
-        err = json_parse(what, data, size, &root);
+        err = json_parse(CHECKPOINT_MANIFEST, data, size, &root);
     if (!err)
         err = check_kind(root);
     if (!err)

@@ -21,9 +21,16 @@ enum err checkpoint_read_manifest(const char *directory, struct checkpoint_manif
 {
     char *uri = storage_join(directory, CHECKPOINT_MANIFEST), *data = NULL;
     char hex[SHA256_HEX_SIZE];
+    struct storage_info info = {0};
     size_t size = 0;
     enum err err = storage_read_all(uri, MANIFEST_MAX_BYTES, &data, &size);
 
+    /* Waiting would not make a manifest of either, and it must not hide the checkpoints before it.
+     */
+    if (err == ERR_LIMIT)
+        err = ERR_CORRUPT;
+    else if (err == ERR_IO && storage_stat(uri, &info) == ERR_NONE && info.is_directory)
+        err = err_set(ERR_CORRUPT, "'%s' is a directory", uri);
     if (!err) {
         sha256_hex(data, size, hex);
         err = checkpoint_manifest_parse(uri, data, size, out);
@@ -66,116 +73,36 @@ enum err checkpoint_publish(const char *directory, const struct checkpoint_manif
     return err;
 }
 
-/* ---- verify ---- */
-
-static enum err verify_file(const char *directory, const struct checkpoint_file *listed)
-{
-    struct shard_file f;
-    const uint8_t *body;
-    uint64_t size;
-    uint32_t rows;
-    enum err err = shard_file_open(directory, listed, &f);
-
-    if (err)
-        return err;
-    for (uint64_t i = 0; i < f.entry_count && !err; i++)
-        err = shard_file_read(&f, i, &body, &size, &rows);
-    shard_file_close(&f);
-    return err;
-}
-
-enum err checkpoint_verify(const char *directory)
-{
-    struct checkpoint_manifest *m = NULL;
-    enum err err = checkpoint_read_manifest(directory, &m, NULL);
-
-    for (uint32_t i = 0; !err && i < m->file_count; i++)
-        err = verify_file(directory, &m->files[i]);
-    if (!err) {
-        char *name = checkpoint_name(m->generation, m->step);
-        size_t length = strlen(directory), name_length = strlen(name);
-        while (length && directory[length - 1] == '/')
-            length--;
-        if (length < name_length || memcmp(directory + length - name_length, name, name_length) != 0)
-            err = err_set(ERR_CORRUPT, "%s: its manifest is of checkpoint %s", directory, name);
-        mem_free(name);
-    }
-    checkpoint_manifest_destroy(m);
-    return err;
-}
-
-/* ---- digest ---- */
+/* ---- the dense blocks of all files ---- */
 
 struct dense_piece {
     struct dense_block_head head;
-    uint8_t *bytes;                  /* values, then slots */
+    uint8_t *bytes; /* values, then slots; NULL unless they are kept */
     uint64_t size;
 };
 
-struct digest {
-    struct sha256 *sha;
-    struct dense_piece *pieces;
-    size_t piece_count, piece_capacity;
-    uint64_t last_key;
-    bool has_key;
+struct dense_pieces {
+    struct dense_piece *items;
+    size_t count, capacity;
 };
 
-/* Row by row, key then state, so that the cut into blocks and files leaves no trace. */
-static enum err digest_rows(struct digest *d, const uint8_t *body, uint64_t size, uint32_t rows)
-{
-    if (!rows || size % rows || size / rows < 8)
-        return err_set(ERR_CORRUPT, "%u rows in %llu bytes", rows, (unsigned long long)size);
-    uint64_t state_bytes = size / rows - 8;
-    for (uint32_t i = 0; i < rows; i++) {
-        uint64_t key;
-        memcpy(&key, body + 8ull * i, 8);
-        if (d->has_key && key <= d->last_key)
-            return err_set(ERR_CORRUPT, "key 0x%016llx is out of order", (unsigned long long)key);
-        d->last_key = key;
-        d->has_key = true;
-        sha256_update(d->sha, body + 8ull * i, 8);
-        sha256_update(d->sha, body + 8ull * rows + i * state_bytes, state_bytes);
-    }
-    return ERR_NONE;
-}
-
-static enum err keep_piece(struct digest *d, const uint8_t *body, uint64_t size)
+static enum err pieces_add(struct dense_pieces *p, const uint8_t *body, uint64_t size, bool keep)
 {
     struct dense_piece piece = {.size = size - DENSE_BLOCK_HEAD_BYTES};
     enum err err = dense_block_head_parse(body, size, &piece.head);
 
     if (err)
         return err;
-    if (!mem_grow(d->pieces, d->piece_capacity, d->piece_count + 1))
+    if (!mem_grow(p->items, p->capacity, p->count + 1))
         return ERR_MEMORY;
-    piece.bytes = mem_alloc(piece.size + 1);
-    if (!piece.bytes)
-        return ERR_MEMORY;
-    memcpy(piece.bytes, body + DENSE_BLOCK_HEAD_BYTES, piece.size);
-    d->pieces[d->piece_count++] = piece;
-    return ERR_NONE;
-}
-
-static enum err digest_file(struct digest *d, const char *directory, const struct checkpoint_file *listed)
-{
-    struct shard_file f;
-    const uint8_t *body = NULL;
-    uint64_t size = 0;
-    uint32_t rows = 0;
-    enum err err = shard_file_open(directory, listed, &f);
-
-    if (err)
-        return err;
-    for (uint64_t i = 0; i < f.entry_count && !err; i++) {
-        err = shard_file_read(&f, i, &body, &size, &rows);
-        if (err)
-            break;
-        err = f.table == SHARD_FILE_DENSE ? keep_piece(d, body, size) : digest_rows(d, body, size, rows);
-        if (err)
-            err_prefix(err, "%s", listed->name);
+    if (keep) {
+        piece.bytes = mem_alloc(piece.size);
+        if (!piece.bytes)
+            return ERR_MEMORY;
+        memcpy(piece.bytes, body + DENSE_BLOCK_HEAD_BYTES, piece.size);
     }
-    shard_file_close(&f);
-    return err;
+    p->items[p->count++] = piece;
+    return ERR_NONE;
 }
 
 static int compare_pieces(const void *a, const void *b)
@@ -187,64 +114,185 @@ static int compare_pieces(const void *a, const void *b)
     return x->head.block < y->head.block ? -1 : x->head.block > y->head.block;
 }
 
-/* Files of one table follow each other in the order of their names, which is that of their keys. */
-static enum err digest_tables(struct digest *d, const char *directory, const struct checkpoint_manifest *m)
+/* Sorts them. Parameters and their blocks are numbered from 0 without a gap. */
+static enum err pieces_check(struct dense_pieces *p)
 {
+    uint32_t dense = 0, block = 0;
+
+    if (p->count)
+        qsort(p->items, p->count, sizeof *p->items, compare_pieces);
+    for (size_t i = 0; i < p->count; i++, block++) {
+        const struct dense_block_head *h = &p->items[i].head;
+        if (i > 0 && h->dense != dense) {
+            dense++;
+            block = 0;
+        }
+        if (h->dense != dense || h->block != block)
+            return err_set(ERR_CORRUPT, "block %u of dense parameter %u is missing or there twice",
+                           block, dense);
+    }
+    return ERR_NONE;
+}
+
+static void pieces_deinit(struct dense_pieces *p)
+{
+    for (size_t i = 0; i < p->count; i++)
+        mem_free(p->items[i].bytes);
+    mem_free(p->items);
+}
+
+/* ---- reading all of a checkpoint: verify, digest ---- */
+
+struct scan {
+    const char *directory;
+    const struct checkpoint_manifest *manifest;
+    struct sha256 *sha; /* NULL: verify only */
+    struct dense_pieces dense;
+    uint64_t row_bytes; /* of the present table; 0: not known yet */
+};
+
+/* Row by row, key then state, so that the cut into blocks and files leaves no trace. */
+static enum err scan_rows(struct scan *s, const uint8_t *body, uint64_t size, uint32_t rows)
+{
+    uint64_t state_bytes = size / rows - 8;
+
+    if (s->row_bytes && s->row_bytes != size / rows)
+        return err_set(ERR_CORRUPT, "rows of %llu bytes follow rows of %llu",
+                       (unsigned long long)(size / rows), (unsigned long long)s->row_bytes);
+    s->row_bytes = size / rows;
+    for (uint32_t i = 0; i < rows && s->sha; i++) {
+        sha256_update(s->sha, body + 8ull * i, 8);
+        sha256_update(s->sha, body + 8ull * rows + i * state_bytes, state_bytes);
+    }
+    return ERR_NONE;
+}
+
+static enum err scan_file(struct scan *s, const struct checkpoint_file *listed)
+{
+    struct shard_file f;
+    const uint8_t *body = NULL;
+    uint64_t size = 0;
+    uint32_t rows = 0;
+    enum err err = shard_file_open(s->directory, listed, &f);
+
+    if (err)
+        return err;
+    for (uint64_t i = 0; i < f.entry_count && !err; i++) {
+        err = shard_file_read(&f, i, &body, &size, &rows);
+        if (err)
+            break;
+        err = f.table == SHARD_FILE_DENSE ? pieces_add(&s->dense, body, size, s->sha != NULL)
+                                          : scan_rows(s, body, size, rows);
+        if (err)
+            err_prefix(err, "%s", listed->name);
+    }
+    shard_file_close(&f);
+    return err;
+}
+
+/* The files of a table follow each other in the order of their names, which is that of the keys. */
+static enum err scan_table(struct scan *s, uint32_t table)
+{
+    char *prefix = must_format("table%u-", table);
     enum err err = ERR_NONE;
 
-    for (uint32_t table = 0; table < TABLE_MAX && !err; table++) {
-        char *prefix = must_format("table%u-", table);
-        bool any = false;
-        d->has_key = false;
-        for (uint32_t i = 0; i < m->file_count && !err; i++) {
-            if (strncmp(m->files[i].name, prefix, strlen(prefix)) != 0)
-                continue;
-            if (!any)
-                sha256_update(d->sha, &table, sizeof table);
-            any = true;
-            err = digest_file(d, directory, &m->files[i]);
-        }
-        mem_free(prefix);
+    s->row_bytes = 0;
+    if (s->sha)
+        sha256_update(s->sha, &table, sizeof table);
+    for (uint32_t i = 0; i < s->manifest->file_count && !err; i++)
+        if (strncmp(s->manifest->files[i].name, prefix, strlen(prefix)) == 0)
+            err = scan_file(s, &s->manifest->files[i]);
+    mem_free(prefix);
+    return err;
+}
+
+static enum err scan_all(struct scan *s)
+{
+    const struct checkpoint_manifest *m = s->manifest;
+    uint32_t table_count = 0;
+    enum err err = shard_file_check_set(m, &table_count);
+
+    for (uint32_t i = 0; i < table_count && !err; i++)
+        err = scan_table(s, i);
+    for (uint32_t i = 0; i < m->file_count && !err; i++)
+        if (strncmp(m->files[i].name, "dense-", 6) == 0)
+            err = scan_file(s, &m->files[i]);
+    if (!err)
+        err = pieces_check(&s->dense);
+    for (size_t i = 0; i < s->dense.count && s->sha && !err; i++) {
+        const struct dense_piece *p = &s->dense.items[i];
+        sha256_update(s->sha, &p->head, sizeof p->head);
+        sha256_update(s->sha, p->bytes, p->size);
     }
+    pieces_deinit(&s->dense);
+    return err;
+}
+
+/* Does `directory` end in the name that the manifest gives it? */
+static enum err check_directory(const char *directory, const struct checkpoint_manifest *m)
+{
+    char *name = checkpoint_name(m->generation, m->step);
+    size_t size = strlen(directory), name_size = strlen(name);
+    enum err err = ERR_NONE;
+
+    while (size && directory[size - 1] == '/')
+        size--;
+    bool is_same = size >= name_size &&
+                   memcmp(directory + size - name_size, name, name_size) == 0 &&
+                   (size == name_size || strchr("/:", directory[size - name_size - 1]));
+    if (!is_same)
+        err = err_set(ERR_CORRUPT, "%s: its manifest is of checkpoint %s", directory, name);
+    mem_free(name);
+    return err;
+}
+
+enum err checkpoint_verify(const char *directory)
+{
+    struct checkpoint_manifest *m = NULL;
+    enum err err = checkpoint_read_manifest(directory, &m, NULL);
+
+    if (err)
+        return err;
+    struct scan s = {.directory = directory, .manifest = m};
+    err = check_directory(directory, m);
+    if (!err) {
+        err = scan_all(&s);
+        if (err)
+            err_prefix(err, "%s", directory);
+    }
+    checkpoint_manifest_destroy(m);
     return err;
 }
 
 enum err checkpoint_digest(const char *directory, char hex[SHA256_HEX_SIZE])
 {
     struct checkpoint_manifest *m = NULL;
-    struct digest d = {0};
     enum err err = checkpoint_read_manifest(directory, &m, NULL);
 
     if (err)
         return err;
-    d.sha = sha256_create();
-    err = digest_tables(&d, directory, m);
-    for (uint32_t i = 0; i < m->file_count && !err; i++)
-        if (strncmp(m->files[i].name, "dense-", 6) == 0)
-            err = digest_file(&d, directory, &m->files[i]);
-    if (d.piece_count)
-        qsort(d.pieces, d.piece_count, sizeof *d.pieces, compare_pieces);
-    for (size_t i = 0; i < d.piece_count; i++) {
-        if (!err) {
-            sha256_update(d.sha, &d.pieces[i].head, sizeof d.pieces[i].head);
-            sha256_update(d.sha, d.pieces[i].bytes, d.pieces[i].size);
-        }
-        mem_free(d.pieces[i].bytes);
+    struct scan s = {.directory = directory, .manifest = m, .sha = sha256_create()};
+    err = scan_all(&s);
+    if (err) {
+        sha256_destroy(s.sha);
+        err_prefix(err, "%s", directory);
+    } else {
+        sha256_finish(s.sha, hex);
     }
-    mem_free(d.pieces);
-    if (err)
-        sha256_destroy(d.sha);
-    else
-        sha256_finish(d.sha, hex);
     checkpoint_manifest_destroy(m);
     return err;
 }
 
 /* ---- listing ---- */
 
-static enum err check_sizes(const char *directory, const struct checkpoint_manifest *m, uint64_t *bytes)
+static enum err check_sizes(const char *directory, const struct checkpoint_manifest *m,
+                            uint64_t *bytes)
 {
-    enum err err = ERR_NONE;
+    uint32_t table_count;
+    enum err err = shard_file_check_set(m, &table_count);
+
+    if (err)
+        err_prefix(err, "%s", directory);
 
     for (uint32_t i = 0; i < m->file_count && !err; i++) {
         char *uri = storage_join(directory, m->files[i].name);
@@ -261,7 +309,8 @@ static enum err check_sizes(const char *directory, const struct checkpoint_manif
     return err;
 }
 
-/* Absence and failed verification are the listing's result; what may pass (a store away) is the caller's error. */
+/* Absence and failed verification are the listing's result; what may pass (a store away) is the
+ * caller's error. */
 static enum err inspect(struct checkpoint_listing *l)
 {
     struct checkpoint_manifest *m = NULL;
@@ -269,7 +318,8 @@ static enum err inspect(struct checkpoint_listing *l)
 
     l->committed = err != ERR_NOT_FOUND;
     if (err == ERR_NOT_FOUND)
-        err = err_set(ERR_NOT_FOUND, "%s has no " CHECKPOINT_MANIFEST ": it was never committed", l->directory);
+        err = err_set(ERR_NOT_FOUND, "%s has no " CHECKPOINT_MANIFEST ": it was never committed",
+                      l->directory);
     if (!err && (m->generation != l->generation || m->step != l->step))
         err = err_set(ERR_CORRUPT, "%s: its manifest is of checkpoint %llu-%llu", l->directory,
                       (unsigned long long)m->generation, (unsigned long long)m->step);
@@ -346,7 +396,8 @@ static bool is_protected(const struct checkpoint_listing *l, const char *const *
     return found;
 }
 
-/* Newest first: good ones beyond `keep` go; refused and uncommitted ones go once a good one is newer. */
+/* Newest first: good ones beyond `keep` go; refused and uncommitted ones go once a good one is
+ * newer. */
 enum err checkpoint_retain(const char *job_uri, uint32_t keep, const char *const *protect,
                            uint32_t *removed_out)
 {
@@ -355,14 +406,19 @@ enum err checkpoint_retain(const char *job_uri, uint32_t keep, const char *const
     uint32_t good = 0, removed = 0;
     enum err err = checkpoint_list(job_uri, &l, &count);
 
-    for (size_t i = 0; !err && i < count; i++) {
+    if (err)
+        return err;
+    for (size_t i = 0; i < count; i++) {
         bool is_good = l[i].committed && l[i].refused == ERR_NONE;
-        bool goes = is_good ? good >= (keep ? keep : 1) : good > 0 && l[i].refused != ERR_UNSUPPORTED;
+        bool goes = is_good ? good >= (keep ? keep : 1) : good && l[i].refused != ERR_UNSUPPORTED;
         good += is_good;
         if (!goes || is_protected(&l[i], protect))
             continue;
-        err = storage_remove_tree(l[i].directory);
-        if (!err) {
+        enum err failed = storage_remove_tree(l[i].directory);
+        if (failed) {
+            log_warn("checkpoint", "cannot remove %s: %s", l[i].directory, err_text());
+            err = failed;
+        } else {
             log_info("checkpoint", "removed %s", l[i].directory);
             removed++;
         }

@@ -1,12 +1,17 @@
 /*
- * shard_file.h - one file of a checkpoint, open for reading: its index verified, its blocks on request.
+ * shard_file.h - one file of a checkpoint, open for reading: its index verified, its blocks on
+ * request; and whether the files of a manifest are all that there must be.
  *
- * Shapes   see common/checkpoint.h. Errors: ERR_CORRUPT and ERR_NOT_FOUND name the file and the reason.
+ * Shapes   see common/checkpoint.h.
+ * Errors   ERR_CORRUPT names the file (not the directory) and the reason. A file that the manifest
+ *          lists and that is not there is ERR_CORRUPT, too. What may pass (ERR_IO,
+ *          ERR_UNAVAILABLE) stays what it is.
  * Threads  one.
  */
 #ifndef PARAMD_SERVER_SHARD_FILE_H
 #define PARAMD_SERVER_SHARD_FILE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/checkpoint.h"
@@ -16,6 +21,13 @@
 
 struct storage_reader;
 
+/* What a file's name says; a file is cut into pieces where it would pass CHECKPOINT_FILE_MAX. */
+struct shard_file_range {
+    uint32_t table;                          /* or SHARD_FILE_DENSE */
+    uint32_t first_partition, end_partition;
+    uint32_t piece;
+};
+
 struct shard_file {
     const struct checkpoint_file *listed;    /* of the manifest, borrowed */
     struct storage_reader *reader;
@@ -24,17 +36,28 @@ struct shard_file {
     uint32_t table;                          /* or SHARD_FILE_DENSE */
     uint8_t *block;                          /* the last one read; grows */
     uint64_t block_capacity;
+    uint64_t last_entry, last_key;           /* of the last block of rows read */
+    bool has_last;
 };
 
-/* The name of piece `piece` of a table's (or SHARD_FILE_DENSE's) file; freed with mem_free(). */
-char *shard_file_name(uint32_t table, uint32_t first_partition, uint32_t end_partition, uint32_t piece);
+/* The name of a file; freed with mem_free(). */
+char *shard_file_name(const struct shard_file_range *r);
+enum err shard_file_parse_name(const char *name, struct shard_file_range *out) MUST_CHECK;
+
+/*
+ * Do the listed files hold every partition of every table and of the dense parameters, once? The
+ * manifest alone is looked at. *table_count_out: the tables 0 … n-1 that are there.
+ */
+enum err shard_file_check_set(const struct checkpoint_manifest *m,
+                              uint32_t *table_count_out) MUST_CHECK;
 
 /* Opens and verifies head, tail and index against the manifest's size and index_crc. */
 enum err shard_file_open(const char *directory, const struct checkpoint_file *listed,
                          struct shard_file *out) MUST_CHECK;
 void shard_file_close(struct shard_file *f);         /* accepts a zeroed one */
 
-/* A verified block's body, valid until the next call. */
+/* A verified block's body, valid until the next call. Of rows: checkpoint_rows_check() holds, and
+   the keys of later blocks are larger. Of dense values: dense_block_head_parse() holds. */
 enum err shard_file_read(struct shard_file *f, uint64_t entry, const uint8_t **body_out,
                          uint64_t *size_out, uint32_t *row_count_out) MUST_CHECK;
 
@@ -45,7 +68,8 @@ struct dense_block_head {
 };
 #define DENSE_BLOCK_HEAD_BYTES 16u
 void dense_block_head_write(const struct dense_block_head *h, uint8_t out[DENSE_BLOCK_HEAD_BYTES]);
-/* `size` of the whole body; ERR_CORRUPT if it is too short for a head. */
-enum err dense_block_head_parse(const uint8_t *body, uint64_t size, struct dense_block_head *out) MUST_CHECK;
+/* `size` of the whole body, which must hold values and a whole number of slots of that count. */
+enum err dense_block_head_parse(const uint8_t *body, uint64_t size,
+                                struct dense_block_head *out) MUST_CHECK;
 
 #endif

@@ -10,10 +10,10 @@
 #include "server/snapshot.h"
 #include "server/table.h"
 
-/* Dense parameters arrive block by block, in any order, and are handed over whole. */
+/* A dense parameter arrives block by block, in order, and is handed over whole. */
 struct dense_parts {
     float *values, *slots;
-    uint64_t filled;
+    uint32_t next_block;
 };
 
 struct restore {
@@ -28,29 +28,28 @@ static bool owns(const struct restore *r, uint32_t partition)
 }
 
 static enum err load_rows(struct restore *r, uint32_t table, const struct checkpoint_entry *e,
-                          const uint8_t *body, uint64_t size, uint32_t row_count)
+                          const uint8_t *body, uint64_t size)
 {
     const struct schema_table *schema = &r->options->schema->tables[table];
-    uint64_t row_bytes = 4ull * schema->state_dim;
-    float *state;
+    uint64_t row_bytes = 4ull * schema->state_dim, row_count = e->rows;
+    struct table *t = shard_table(r->shard, table);
     enum err err = ERR_NONE;
 
     if (size != row_count * (8 + row_bytes))
-        return err_set(ERR_CORRUPT, "block %u: %u rows in %llu bytes: the job's table '%s' has %u floats a row",
-                       e->number, row_count, (unsigned long long)size, schema->name, schema->state_dim);
-    state = mem_alloc(row_bytes);
+        return err_set(
+            ERR_CORRUPT,
+            "block %u: %llu rows in %llu bytes: the job's table '%s' has %u floats a row",
+            e->number, (unsigned long long)row_count, (unsigned long long)size, schema->name,
+            schema->state_dim);
+    float *state = mem_alloc(row_bytes);
     if (!state)
         return ERR_MEMORY;
-    const uint8_t *states = body + 8ull * row_count;
-    for (uint32_t i = 0; i < row_count && !err; i++) {
+    const uint8_t *states = body + 8 * row_count;
+    for (uint64_t i = 0; i < row_count && !err; i++) {
         uint64_t key;
-        memcpy(&key, body + 8ull * i, 8);
+        memcpy(&key, body + 8 * i, 8);
         memcpy(state, states + i * row_bytes, row_bytes);
-        if (partition_of_key(key) != e->partition)
-            err = err_set(ERR_CORRUPT, "block %u: key 0x%016llx is not of partition %u", e->number,
-                          (unsigned long long)key, e->partition);
-        else
-            err = table_load(shard_table(r->shard, table), key, state);
+        err = table_load(t, key, state);
     }
     mem_free(state);
     return err;
@@ -71,35 +70,47 @@ static enum err load_dense_block(struct restore *r, const struct checkpoint_entr
     const struct schema_dense *d = &schema->dense[head.dense];
     struct dense *owned = shard_dense(r->shard, head.dense);
     uint64_t count = schema_block_size(d, head.block);
-    if (head.value_count != count || size != DENSE_BLOCK_HEAD_BYTES + 4 * count * (1 + d->slot_count) ||
-        schema_block_partition(d, head.block) != e->partition ||
-        head.block < dense_first_block(owned) || head.block >= dense_end_block(owned))
+    if (head.value_count != count ||
+        size != DENSE_BLOCK_HEAD_BYTES + 4 * count * (1 + d->slot_count) ||
+        schema_block_partition(d, head.block) != e->partition)
         return err_set(ERR_CORRUPT, "block %u: block %u of '%s' does not have its shape", e->number,
                        head.block, d->name);
     struct dense_parts *parts = &r->dense[head.dense];
+    if (head.block != parts->next_block)
+        return err_set(ERR_CORRUPT, "block %u: block %u of '%s', should be %u", e->number,
+                       head.block, d->name, parts->next_block);
+    parts->next_block++;
     uint64_t stride = dense_value_count(owned);
-    uint64_t at = schema_block_first(d, head.block) - schema_block_first(d, dense_first_block(owned));
+    uint64_t at =
+        schema_block_first(d, head.block) - schema_block_first(d, dense_first_block(owned));
     body += DENSE_BLOCK_HEAD_BYTES;
     memcpy(parts->values + at, body, 4 * count);
     for (uint32_t s = 0; s < d->slot_count; s++)
         memcpy(parts->slots + s * stride + at, body + 4 * count * (s + 1), 4 * count);
-    parts->filled += count;
     return ERR_NONE;
 }
 
-static enum err load_file(struct restore *r, const char *directory, const struct checkpoint_file *listed)
+static bool overlaps(const struct restore *r, const struct shard_file_range *range)
+{
+    return range->first_partition < r->options->end_partition &&
+           range->end_partition > r->options->first_partition;
+}
+
+static enum err load_file(struct restore *r, const char *directory,
+                          const struct checkpoint_file *listed)
 {
     struct shard_file f;
+    struct shard_file_range range;
     const uint8_t *body = NULL;
     uint64_t size = 0;
     uint32_t rows = 0;
-    enum err err = shard_file_open(directory, listed, &f);
+    enum err err = shard_file_parse_name(listed->name, &range);
 
+    if (err || !overlaps(r, &range))
+        return err;
+    err = shard_file_open(directory, listed, &f);
     if (err)
         return err;
-    if (f.table != SHARD_FILE_DENSE && f.table >= r->options->schema->table_count)
-        err = err_set(ERR_CORRUPT, "%s: the job has %u tables", listed->name,
-                      r->options->schema->table_count);
     for (uint64_t i = 0; i < f.entry_count && !err; i++) {
         const struct checkpoint_entry *e = &f.entries[i];
         if (!owns(r, e->partition))
@@ -108,7 +119,7 @@ static enum err load_file(struct restore *r, const char *directory, const struct
         if (err)
             break;
         err = f.table == SHARD_FILE_DENSE ? load_dense_block(r, e, body, size)
-                                          : load_rows(r, f.table, e, body, size, rows);
+                                          : load_rows(r, f.table, e, body, size);
         if (err)
             err_prefix(err, "%s", listed->name);
     }
@@ -125,6 +136,7 @@ static enum err alloc_dense(struct restore *r)
         return ERR_MEMORY;
     for (uint32_t i = 0; i < schema->dense_count; i++) {
         uint64_t count = dense_value_count(shard_dense(r->shard, i));
+        r->dense[i].next_block = dense_first_block(shard_dense(r->shard, i));
         r->dense[i].values = mem_alloc_array(count + 1, sizeof(float));
         r->dense[i].slots = mem_alloc_array(count * schema->dense[i].slot_count + 1, sizeof(float));
         if (!r->dense[i].values || !r->dense[i].slots)
@@ -140,11 +152,10 @@ static enum err store_dense(struct restore *r)
 
     for (uint32_t i = 0; i < schema->dense_count && !err; i++) {
         struct dense *d = shard_dense(r->shard, i);
-        if (r->dense[i].filled != dense_value_count(d))
-            return err_set(ERR_CORRUPT, "dense parameter '%s': %llu of %llu values are in the checkpoint",
-                           schema->dense[i].name, (unsigned long long)r->dense[i].filled,
-                           (unsigned long long)dense_value_count(d));
-        if (r->dense[i].filled)
+        if (r->dense[i].next_block != dense_end_block(d))
+            return err_set(ERR_CORRUPT, "dense parameter '%s': block %u is not in the checkpoint",
+                           schema->dense[i].name, r->dense[i].next_block);
+        if (dense_value_count(d))
             err = dense_load(d, r->dense[i].values, r->dense[i].slots);
     }
     return err;
@@ -153,7 +164,8 @@ static enum err store_dense(struct restore *r)
 /* Reports belong to the first shard, whatever shards there were when they were saved. */
 static void restore_reports(struct restore *r, const struct checkpoint_manifest *m)
 {
-    for (uint32_t i = 0; r->options->index == 0 && i < m->rank_count && i < r->options->rank_count; i++) {
+    for (uint32_t i = 0; r->options->index == 0 && i < m->rank_count && i < r->options->rank_count;
+         i++) {
         Paramd__Report report = PARAMD__REPORT__INIT;
         report.examples = m->ranks[i].examples;
         report.loss_sum = m->ranks[i].loss_sum;
@@ -164,11 +176,26 @@ static void restore_reports(struct restore *r, const struct checkpoint_manifest 
     }
 }
 
-enum err snapshot_restore(struct shard *s, const char *directory, const struct checkpoint_manifest *m)
+/* Are these the tables of this job? */
+static enum err check_tables(const struct restore *r, const struct checkpoint_manifest *m)
+{
+    uint32_t count = 0;
+    enum err err = shard_file_check_set(m, &count);
+
+    if (!err && count != r->options->schema->table_count)
+        err = err_set(ERR_CORRUPT, "the checkpoint has %u tables, the job has %u", count,
+                      r->options->schema->table_count);
+    return err;
+}
+
+enum err snapshot_restore(struct shard *s, const char *directory,
+                          const struct checkpoint_manifest *m)
 {
     struct restore r = {.shard = s, .options = shard_options_of(s)};
-    enum err err = alloc_dense(&r);
+    enum err err = check_tables(&r, m);
 
+    if (!err)
+        err = alloc_dense(&r);
     for (uint32_t i = 0; i < m->file_count && !err; i++)
         err = load_file(&r, directory, &m->files[i]);
     if (!err)
@@ -182,5 +209,5 @@ enum err snapshot_restore(struct shard *s, const char *directory, const struct c
         mem_free(r.dense[i].slots);
     }
     mem_free(r.dense);
-    return err;
+    return err ? err_prefix(err, "checkpoint %s", directory) : ERR_NONE;
 }
