@@ -1,0 +1,454 @@
+/*
+ * Goal     push-pull runs at the speed of the transport: what one server and one worker, two processes, exchange a
+ *          second, beside raw copies of the same bytes through TCP and unix sockets in the same run.
+ * Method   real shards behind real gRPC in a child process; the parent drives worker/exchange with hand-made
+ *          batches at pipeline depth 1 and gradients that are already there, so that only the exchange and the
+ *          table are timed. Rounds of the raw copy and of push-pull alternate; medians count. The limit of a
+ *          push-pull is the time that its bytes, both ways, take through the raw socket.
+ *
+ * bench_pushpull [steps]
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "common/check.h"
+#include "common/clock.h"
+#include "common/layout.h"
+#include "common/mem.h"
+#include "common/queue.h"
+#include "common/rng.h"
+#include "common/rpc.h"
+#include "server/shard.h"
+#include "worker/exchange.h"
+
+#define SHARDS 4u
+#define OWNERS 2u
+#define ROUNDS 3
+#define RAW_CHUNK (1u << 20)
+#define RAW_BYTES (512ull << 20)
+#define KEY_COUNT 100000u
+#define KEY_SPACE 1000000u
+#define BATCHES 8u
+
+struct shape {
+    const char *name;
+    uint32_t row_dim;                /* 0: no table */
+    uint64_t dense_values;           /* 0: no dense parameter */
+    double target;                   /* of raw TCP; 0: none */
+    double rows_target;              /* rows/s; 0: none */
+};
+
+static const struct shape shapes[] = {
+    {"100000 random rows x 64 floats", 64, 0, 0, 4e6},
+    {"100000 random rows x 1 float", 1, 0, 0, 0},
+    {"dense 1 MiB", 0, 1ull << 18, 0.8, 0},
+    {"dense 4 MiB", 0, 1ull << 20, 0.8, 0},
+    {"dense 32 MiB", 0, 8ull << 20, 0.8, 0},
+};
+
+static struct schema *make_schema(const struct shape *shape)
+{
+    struct schema *s = must_alloc(sizeof *s);
+
+    s->tables = must_alloc(sizeof *s->tables);
+    s->dense = must_alloc(sizeof *s->dense);
+    if (shape->row_dim) {
+        s->table_count = 1;
+        strcpy(s->tables[0].name, "bench");
+        s->tables[0].component_count = 1;
+        s->tables[0].components[0] = (struct schema_component){
+            .name = "v", .dim = shape->row_dim, .optimizer = {.type = "sgd", .learning_rate = 0.01}};
+    }
+    if (shape->dense_values) {
+        s->dense_count = 1;
+        strcpy(s->dense[0].name, "bench");
+        s->dense[0].shape[0] = (uint32_t)shape->dense_values;
+        s->dense[0].shape_count = 1;
+        s->dense[0].optimizer = (struct optimizer_spec){.type = "sgd", .learning_rate = 0.01};
+    }
+    CHECK(schema_finish(s, 1) == ERR_NONE);
+    return s;
+}
+
+static struct steps make_steps(void)
+{
+    return (struct steps){.consistency = CONSISTENCY_BSP, .steps_per_epoch = 1000000, .last_step = 1000000,
+                          .drain_every = 1000000, .pipeline_depth = 1};
+}
+
+/* ---- the server: a child process ---- */
+
+struct owner {
+    struct queue *queue;
+    pthread_t thread;
+};
+
+struct server {
+    struct shard *shards[SHARDS];
+    struct owner owners[OWNERS];
+};
+
+struct request {
+    struct rpc_call *call;
+    uint32_t shard;
+    bool is_resume;
+};
+
+static void notice(void *context, const struct shard_notice *n)
+{
+    (void)context;
+    if (n->kind == SHARD_FAILED)
+        fprintf(stderr, "shard %u: %s\n", n->shard, n->text);
+}
+
+static void answer(void *context, enum err code, struct chain *reply)
+{
+    if (code)
+        rpc_call_fail(context, RPC_INVALID, err_text());
+    else
+        rpc_call_reply(context, reply);
+}
+
+static struct server *the_server;
+
+static void *own(void *context)
+{
+    struct owner *o = context;
+    void *item;
+
+    while (queue_pop(o->queue, &item, QUEUE_FOREVER) == ERR_NONE) {
+        struct request *r = item;
+        const struct chain *body = rpc_call_request(r->call);
+        struct chain copy = {0};
+        chain_share(&copy, body, 0, body->size);
+        if (r->is_resume)
+            shard_resume(the_server->shards[r->shard], &copy, answer, r->call);
+        else
+            shard_push_pull(the_server->shards[r->shard], &copy, answer, r->call, clock_ms());
+        chain_deinit(&copy);
+        free(r);
+    }
+    return NULL;
+}
+
+static void handle(struct rpc_call *call, const ProtobufCMessageDescriptor *type, bool is_resume)
+{
+    struct wire_message m;
+    struct request *r = must_alloc(sizeof *r);
+
+    CHECK(wire_decode(type, rpc_call_request(call), &m) == ERR_NONE);
+    r->shard = is_resume ? ((Paramd__ResumeRequest *)m.message)->shard : ((Paramd__PushPullRequest *)m.message)->shard;
+    wire_message_deinit(&m);
+    r->call = call;
+    r->is_resume = is_resume;
+    CHECK(r->shard < SHARDS);
+    CHECK(queue_push(the_server->owners[r->shard % OWNERS].queue, r, 1000) == ERR_NONE);
+}
+
+static void handle_push_pull(void *context, struct rpc_call *call)
+{
+    (void)context;
+    handle(call, &paramd__push_pull_request__descriptor, false);
+}
+
+static void handle_resume(void *context, struct rpc_call *call)
+{
+    (void)context;
+    handle(call, &paramd__resume_request__descriptor, true);
+}
+
+static void serve(const struct shape *shape, const char *address, int ready)
+{
+    const struct rpc_method methods[] = {{WIRE_PUSH_PULL, handle_push_pull, NULL}, {WIRE_RESUME, handle_resume, NULL}};
+    const char *listen[] = {address, NULL};
+    struct rpc_server_options options = {.listen = listen, .methods = methods, .method_count = 2};
+    struct rpc_server *server;
+    struct schema *schema = make_schema(shape);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    the_server = must_alloc(sizeof *the_server);
+    for (uint32_t i = 0; i < SHARDS; i++) {
+        struct shard_options o = {.job = "bench", .generation = 1, .index = i,
+                                  .first_partition = i * PARTITION_COUNT / SHARDS,
+                                  .end_partition = (i + 1) * PARTITION_COUNT / SHARDS,
+                                  .rank_count = 1, .schema = schema, .steps = make_steps(), .wait_ms = 10000,
+                                  .notify = notice};
+        CHECK(shard_create(&o, &the_server->shards[i]) == ERR_NONE);
+        shard_set_lease(the_server->shards[i], 0, 1);
+        shard_begin(the_server->shards[i], 0);
+    }
+    for (uint32_t i = 0; i < OWNERS; i++) {
+        the_server->owners[i].queue = queue_create(1024);
+        pthread_create(&the_server->owners[i].thread, NULL, own, &the_server->owners[i]);
+    }
+    if (rpc_server_create(&options, &server) != ERR_NONE) {
+        fprintf(stderr, "%s\n", err_text());
+        _exit(1);
+    }
+    const char *bound = rpc_server_address(server, 0);
+    CHECK(write(ready, bound, strlen(bound) + 1) > 0);
+    pause();
+    _exit(0);
+}
+
+/* ---- the worker: this process ---- */
+
+static int compare_keys(const void *a, const void *b)
+{
+    uint64_t x, y;
+    memcpy(&x, a, sizeof x);
+    memcpy(&y, b, sizeof y);
+    return x < y ? -1 : x > y;
+}
+
+static void make_keys(uint64_t seed, uint64_t *keys, uint32_t *count)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < KEY_COUNT; i++)
+        keys[i] = mix64(rng_below(rng_at(seed, i), KEY_SPACE));
+    qsort(keys, KEY_COUNT, sizeof *keys, compare_keys);
+    for (uint32_t i = 0; i < KEY_COUNT; i++)
+        if (!n || keys[i] != keys[n - 1])
+            keys[n++] = keys[i];
+    *count = n;
+}
+
+struct work {
+    struct batch batches[BATCHES];
+    struct batch_table tables[BATCHES];
+    uint64_t next;                   /* batch to give */
+};
+
+static void make_batches(struct work *w, const struct shape *shape)
+{
+    for (uint32_t i = 0; i < BATCHES; i++) {
+        w->batches[i] = (struct batch){.example_count = 1, .weight_sum = 1};
+        if (!shape->row_dim)
+            continue;
+        w->tables[i].keys = must_alloc(KEY_COUNT * sizeof(uint64_t));
+        make_keys(i + 1, w->tables[i].keys, &w->tables[i].key_count);
+        w->batches[i].tables = &w->tables[i];
+        w->batches[i].table_count = 1;
+    }
+}
+
+static void give(struct exchange *x, struct work *w)
+{
+    while (w->next <= exchange_batches_needed(x, 0)) {
+        struct batch *b = &w->batches[w->next % BATCHES];
+        b->step = w->next++;
+        CHECK(exchange_give(x, 0, b) == ERR_NONE);
+    }
+}
+
+/* One step; gradients of zeros cost the server what others do. */
+static uint64_t step(struct exchange *x, struct work *w, const struct shape *shape)
+{
+    struct exchange_work values;
+    struct exchange_push push = {.weight = 1};
+    uint64_t bytes = 2 * 4 * shape->dense_values;
+
+    if (exchange_wait(x, 0, &values) != ERR_NONE) {
+        fprintf(stderr, "%s\n", err_text());
+        exit(1);
+    }
+    if (shape->row_dim) {
+        uint32_t rows = w->batches[values.step % BATCHES].tables[0].key_count;
+        static bool cleared[64];
+        if (values.step < 64 && !cleared[values.step % 64])
+            memset(values.row_gradients[0], 0, 4ull * rows * shape->row_dim);
+        bytes += rows * (2ull * 8 + 2 * 4ull * shape->row_dim);
+    } else if (values.step < 8) {
+        memset(values.dense_gradients[0], 0, 4 * shape->dense_values);
+    }
+    give(x, w);
+    CHECK(exchange_push(x, 0, &push) == ERR_NONE);
+    return bytes;
+}
+
+/* ---- raw sockets ---- */
+
+static void raw_pair(bool is_tcp, int ends[2])
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    int one = 1;
+
+    if (!is_tcp) {
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+        return;
+    }
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 1) == 0);
+    CHECK(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
+    ends[0] = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(ends[0], (struct sockaddr *)&address, sizeof address) == 0);
+    ends[1] = accept(listener, NULL, NULL);
+    setsockopt(ends[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    close(listener);
+}
+
+/* Bytes a second, one way, 1 MiB writes and reads, between two processes. */
+static double raw_copy(bool is_tcp)
+{
+    int ends[2];
+    char *buffer = mem_calloc(1, RAW_CHUNK);
+
+    raw_pair(is_tcp, ends);
+    pid_t reader = fork();
+    if (reader == 0) {
+        uint64_t left = RAW_BYTES;
+        close(ends[0]);
+        while (left) {
+            ssize_t got = read(ends[1], buffer, RAW_CHUNK);
+            if (got <= 0)
+                _exit(1);
+            left -= (uint64_t)got;
+        }
+        CHECK(write(ends[1], "", 1) == 1);
+        _exit(0);
+    }
+    close(ends[1]);
+    uint64_t start = clock_ns();
+    for (uint64_t sent = 0; sent < RAW_BYTES;) {
+        ssize_t wrote = write(ends[0], buffer, RAW_CHUNK);
+        CHECK(wrote > 0);
+        sent += (uint64_t)wrote;
+    }
+    CHECK(read(ends[0], buffer, 1) == 1);
+    double seconds = clock_seconds_since(start);
+    close(ends[0]);
+    waitpid(reader, NULL, 0);
+    mem_free(buffer);
+    return (double)RAW_BYTES / seconds;
+}
+
+/* ---- one shape over one transport ---- */
+
+struct outcome {
+    double bytes_per_second, rows_per_second;
+};
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+static double median(double *values, int count)
+{
+    qsort(values, (size_t)count, sizeof *values, compare_doubles);
+    return values[count / 2];
+}
+
+static void measure_in_child(const struct shape *shape, const char *address, uint32_t steps, int out)
+{
+    char bound[256] = "";
+    int ready[2];
+    struct work w = {.next = 1};
+    struct outcome o;
+    double bytes_rates[ROUNDS], rows_rates[ROUNDS];
+
+    CHECK(pipe(ready) == 0);
+    pid_t server = fork();
+    if (server == 0)
+        serve(shape, address, ready[1]);
+    CHECK(read(ready[0], bound, sizeof bound) > 0);
+    const char *addresses[] = {bound};
+    struct exchange_shard shards[SHARDS];
+    for (uint32_t i = 0; i < SHARDS; i++)
+        shards[i] = (struct exchange_shard){i * PARTITION_COUNT / SHARDS, (i + 1) * PARTITION_COUNT / SHARDS,
+                                            addresses, 1, NULL};
+    struct exchange_options options = {.job = "bench", .generation = 1, .schema = make_schema(shape),
+                                       .steps = make_steps(), .shards = shards, .shard_count = SHARDS, .rank_max = 1,
+                                       .call_timeout_ms = 20000, .give_up_ms = 20000};
+    struct exchange *x;
+    uint32_t index;
+    CHECK(exchange_open(&options, &x) == ERR_NONE);
+    CHECK(exchange_add_rank(x, &(struct exchange_rank_options){0, 1, 0}, &index) == ERR_NONE);
+    if (exchange_resume(x) != ERR_NONE) {
+        fprintf(stderr, "%s\n", err_text());
+        exit(1);
+    }
+    make_batches(&w, shape);
+    give(x, &w);
+    CHECK(exchange_begin(x, 0) == ERR_NONE);
+    for (uint32_t i = 0; i < 2 * BATCHES + 2; i++)
+        step(x, &w, shape);
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t start = clock_ns(), bytes = 0, rows = 0;
+        for (uint32_t i = 0; i < steps; i++) {
+            bytes += step(x, &w, shape);
+            rows += shape->row_dim ? w.tables[i % BATCHES].key_count : 0;
+        }
+        double seconds = clock_seconds_since(start);
+        bytes_rates[round] = (double)bytes / seconds;
+        rows_rates[round] = (double)rows / seconds;
+    }
+    o.bytes_per_second = median(bytes_rates, ROUNDS);
+    o.rows_per_second = median(rows_rates, ROUNDS);
+    CHECK(write(out, &o, sizeof o) == sizeof o);
+    kill(server, SIGKILL);
+    waitpid(server, NULL, 0);
+    _exit(0);
+}
+
+/* gRPC must not be there when we fork: every measurement has a process of its own. */
+static struct outcome measure(const struct shape *shape, const char *address, uint32_t steps)
+{
+    struct outcome o = {0};
+    int result[2];
+
+    CHECK(pipe(result) == 0);
+    pid_t child = fork();
+    if (child == 0)
+        measure_in_child(shape, address, steps, result[1]);
+    close(result[1]);
+    if (read(result[0], &o, sizeof o) != sizeof o)
+        fprintf(stderr, "%s over %s did not end\n", shape->name, address);
+    close(result[0]);
+    waitpid(child, NULL, 0);
+    return o;
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t steps = argc > 1 ? (uint32_t)atoi(argv[1]) : 30;
+    bool good = true;
+
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct shape *s = &shapes[i];
+        uint32_t count = s->dense_values && s->dense_values < (8u << 20) ? steps * 8 : steps;
+        char name[64];
+        snprintf(name, sizeof name, "unix-abstract:paramd-bench-%d-%zu", getpid(), i);
+        double tcp_before = raw_copy(true), unix_before = raw_copy(false);
+        struct outcome tcp = measure(s, "127.0.0.1:0", count), local = measure(s, name, count);
+        double raw_tcp = (tcp_before + raw_copy(true)) / 2, raw_unix = (unix_before + raw_copy(false)) / 2;
+        printf("push-pull %-31s tcp  %5.2f GiB/s, raw %5.2f, ratio %.2f", s->name, tcp.bytes_per_second / (1 << 30),
+               raw_tcp / (1 << 30), tcp.bytes_per_second / raw_tcp);
+        if (s->row_dim)
+            printf("; %.2f M rows/s pushed and pulled", tcp.rows_per_second / 1e6);
+        printf("\npush-pull %-31s unix %5.2f GiB/s, raw %5.2f, ratio %.2f", s->name,
+               local.bytes_per_second / (1 << 30), raw_unix / (1 << 30), local.bytes_per_second / raw_unix);
+        if (s->row_dim)
+            printf("; %.2f M rows/s pushed and pulled", local.rows_per_second / 1e6);
+        if (s->rows_target > 0)
+            printf(" (target %.1f M)", s->rows_target / 1e6);
+        if (s->target > 0)
+            printf("; of raw TCP %.2f (target %.2f)", local.bytes_per_second / raw_tcp, s->target);
+        printf("\n");
+        good &= local.bytes_per_second > 0 && tcp.bytes_per_second > 0;
+    }
+    return good ? 0 : 1;
+}
