@@ -19,7 +19,7 @@
 /* |value - exact| in units of the last place of a float next to `exact`. */
 static double ulps(float value, double exact)
 {
-    double unit = ldexp(1.0, ilogb(exact) - 23);
+    double unit = exact == 0 ? 0 : ldexp(1.0, ilogb(exact) - 23);
     return fabs((double)value - exact) / fmax(unit, 0x1p-149);
 }
 
