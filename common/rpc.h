@@ -1,5 +1,6 @@
 /*
- * rpc.h - calls between processes, or within one: a method name, request bytes, reply bytes, a status.
+ * rpc.h - calls between processes, or within one: a method name, request bytes, reply bytes, a
+ * status.
  *
  * Two transports stand behind it, chosen by the address: rpc_grpc ("host:port", "unix:/path",
  * "unix-abstract:name"; real gRPC unary calls, any gRPC client can talk to us) and rpc_memory
@@ -9,9 +10,10 @@
  *
  * Bounds   every call has a deadline; a server takes at most `calls_max` calls at once and answers
  *          RPC_BUSY beyond; messages are bounded by `message_max_bytes`.
- * Threads  handlers and callbacks run on a transport thread and must not block: they decode and enqueue.
- *          Everything else may be called from any thread. A callback is called exactly once for each call,
- *          also when the channel is closed; never from within rpc_channel_call().
+ * Threads  handlers and callbacks run on a transport thread and must not block: they decode and
+ *          enqueue. Everything else may be called from any thread. A callback is called exactly
+ *          once for each call, also when the channel is closed; never from within
+ *          rpc_channel_call().
  * Errors   statuses, not enum err: they cross processes. rpc_status_err() turns one into the other.
  */
 #ifndef PARAMD_COMMON_RPC_H
@@ -42,7 +44,8 @@ enum err rpc_status_err(enum rpc_status s);
 
 /* ---- serving ---- */
 
-struct rpc_call;                     /* one call being served; ends with rpc_call_reply() or _fail() */
+/* One call being served; ends with rpc_call_reply() or _fail(). */
+struct rpc_call;
 
 typedef void (*rpc_handler)(void *context, struct rpc_call *call);
 
@@ -63,13 +66,17 @@ struct rpc_server_options {
 
 struct rpc_server;
 
-/* Listens and serves when it returns. Unknown methods are answered UNIMPLEMENTED at once. On gRPC also serves
-   grpc.health.v1.Health/Check (SERVING for "" and for each service of `methods`) and Watch. */
-enum err rpc_server_create(const struct rpc_server_options *options, struct rpc_server **out) MUST_CHECK;
-/* The address as peers would dial it, port 0 resolved; index as in options.listen. */
+/* Listens and serves when it returns. Unknown methods are answered UNIMPLEMENTED at once. On gRPC
+   also serves grpc.health.v1.Health/Check (SERVING for "" and for each service of `methods`) and
+   Watch. */
+enum err rpc_server_create(const struct rpc_server_options *options, struct rpc_server **out)
+    MUST_CHECK;
+/* The address as peers would dial it, index as in options.listen: port 0 is resolved, the hosts
+   0.0.0.0 and [::] become this machine's name. */
 const char *rpc_server_address(const struct rpc_server *s, size_t index);
-/* Stops taking calls, cancels open ones, waits for handlers to return. Open rpc_calls must still be ended by
-   their owner (their replies go nowhere); destroy waits for that, at most 10 s, then CHECKs. */
+/* Stops taking calls, cancels open ones, waits for handlers to return. Open rpc_calls must still be
+   ended by their owner (their replies go nowhere); destroy waits for that, at most 10 s, then
+   CHECKs. */
 void rpc_server_destroy(struct rpc_server *s);
 
 /* Borrowed, valid until the call ends; chain_share() from it to keep bytes longer. */
@@ -78,14 +85,16 @@ const struct chain *rpc_call_request(const struct rpc_call *call);
 bool rpc_call_is_cancelled(const struct rpc_call *call);
 /* Milliseconds to the client's deadline; 0 when passed. */
 uint32_t rpc_call_left_ms(const struct rpc_call *call);
-void rpc_call_reply(struct rpc_call *call, struct chain *reply);      /* takes the slices; ends the call */
+/* Takes the slices; ends the call. */
+void rpc_call_reply(struct rpc_call *call, struct chain *reply);
 void rpc_call_fail(struct rpc_call *call, enum rpc_status status, const char *message);
 
 /* ---- calling ---- */
 
 struct rpc_channel;
 
-/* `message` is "" for RPC_OK; `reply` is borrowed for the length of the callback (chain_move() it to keep). */
+/* `message` is "" for RPC_OK; `reply` is borrowed for the length of the callback (chain_move() it
+   to keep). */
 typedef void (*rpc_callback)(void *context, enum rpc_status status, const char *message,
                              struct chain *reply);
 
@@ -104,15 +113,15 @@ const char *rpc_channel_address(const struct rpc_channel *c);
 struct rpc_call_options {
     const char *method;
     uint32_t timeout_ms;             /* must not be 0 */
-    bool wait_for_ready;             /* wait for a connection up to the time-out instead of failing at once */
+    bool wait_for_ready;             /* for a connection, up to the time-out; else fail at once */
 };
 
 /* Takes the slices of `request`. */
-void rpc_channel_call(struct rpc_channel *c, const struct rpc_call_options *options, struct chain *request,
-                      rpc_callback callback, void *context);
+void rpc_channel_call(struct rpc_channel *c, const struct rpc_call_options *options,
+                      struct chain *request, rpc_callback callback, void *context);
 
-/* The same, waiting here: for the control plane. Not from a transport thread. `reply` is filled on RPC_OK;
-   the text of a failure is in err_text(). */
+/* The same, waiting here: for the control plane. Not from a transport thread. `reply` is filled on
+   RPC_OK; the text of a failure is in err_text(). */
 enum rpc_status rpc_channel_call_sync(struct rpc_channel *c, const struct rpc_call_options *options,
                                       struct chain *request, struct chain *reply);
 

@@ -6,9 +6,9 @@
  *
  *   - a directory stands for the files in it; names that begin with _ or . are not data;
  *   - a directory with part-* files is the output of a Hadoop or Spark job, and whole only when
- * there is a _SUCCESS in it, or above it where key=value levels end;
+ *     there is a _SUCCESS in it, or above it where key=value levels end;
  *   - levels key=value that a wildcard or a directory was expanded to become columns, their values
- * without %XX escapes; all files must have the same columns;
+ *     without %XX escapes; all files must have the same columns;
  *   - any other directory within a directory is refused: nobody knows whether it was meant.
  */
 #include "common/storage.h"

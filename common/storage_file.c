@@ -1,7 +1,7 @@
 /*
  * Files of this machine, or of a mounted file system.
  *
- * A file is written under a temporary name beside its place, ".NAME.tmp-PID-N", synced, and then
+ * A file is written under a temporary name beside its place, ".NAME.tmp-PID-TIME-N", synced, and then
  * given its name: by rename() to replace, by renameat2(RENAME_NOREPLACE) or, where a file system
  * lacks that, link() to be the first. The directory is synced after. A crash leaves at most a
  * temporary file, which listings leave out. After an error of fsync() the kernel may have dropped
