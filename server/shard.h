@@ -62,7 +62,11 @@ struct shard_notice {
 enum err shard_create(const struct shard_options *options, struct shard **out) MUST_CHECK;
 void shard_destroy(struct shard *s);         /* answers what it holds NOT_FORMED; accepts NULL */
 
-/* The initial state, an implicit checkpoint of step 0, or what a snapshot reader feeds in (server/snapshot). */
+/*
+ * The initial state, an implicit checkpoint of step 0, or what a snapshot reader has fed in (server/snapshot). A
+ * version that waits for a verdict (an evaluation step, the last one) is told with SHARD_AT_DRAIN at once, because
+ * nobody may know yet whether the job goes on from there.
+ */
 void shard_begin(struct shard *s, uint64_t version);
 
 /*
@@ -71,12 +75,14 @@ void shard_begin(struct shard *s, uint64_t version);
  * err_text().
  */
 typedef void (*shard_reply)(void *context, enum err code, struct chain *reply);
-/* Takes over `request` (slices moved). now_ms: monotonic. */
+/* Take over `request` (slices moved). now_ms: monotonic. A read answers absent rows with zeros: evaluation knows no
+   row that training has not made. Callbacks must not call back into the shard. */
 void shard_push_pull(struct shard *s, struct chain *request, shard_reply reply, void *context, uint64_t now_ms);
 void shard_resume(struct shard *s, struct chain *request, shard_reply reply, void *context);
 void shard_read(struct shard *s, struct chain *request, shard_reply reply, void *context);
 
-/* Continue past the held drain point `step`, or stop there: replies leave with OK or STOP. Idempotent. */
+/* Continue past the held drain point `step`, or stop there: replies leave with OK or STOP. Idempotent. A step that
+   is not reached yet is remembered (the latest such); any drain point can be the one to stop at. */
 void shard_verdict(struct shard *s, uint64_t step, bool stop);
 /* Raises the lease of a rank; older ones are answered REPLACED. */
 void shard_set_lease(struct shard *s, uint32_t rank, uint64_t lease);
