@@ -96,6 +96,56 @@ void shard_destroy(struct shard *s)
     mem_free(s);
 }
 
+/* ---- telling ---- */
+
+static void notify(struct shard *s, enum shard_notice_kind kind, const char *text)
+{
+    struct shard_notice notice = {
+        .kind = kind,
+        .shard = s->options.index,
+        .step = s->consistency.version,
+        .text = text,
+        .reports = s->options.index == 0 && s->begun ? shard_reports(s) : NULL,
+    };
+    if (s->options.notify != NULL)
+        s->options.notify(s->options.context, &notice);
+}
+
+static void tell_progress(struct shard *s)
+{
+    s->told_ms = s->now_ms;
+    s->told_step = s->consistency.version;
+    notify(s, SHARD_PROGRESS, "");
+}
+
+static void take_verdict(struct shard *s, uint64_t step, bool stop)
+{
+    if (step <= s->consistency.verdict_step)
+        return;
+    s->consistency.verdict_step = step;
+    s->consistency.verdict_stop = stop;
+}
+
+void shard_advanced(struct shard *s)
+{
+    uint64_t version = s->consistency.version;
+    if (s->early_verdict_step != 0 && s->early_verdict_step <= version) {
+        take_verdict(s, s->early_verdict_step, s->early_verdict_stop);
+        s->early_verdict_step = 0;
+    }
+    bool moved = version > s->told_step;
+    if (moved && steps_is_drain(&s->consistency.steps, version)) {
+        tell_progress(s);
+        notify(s, SHARD_AT_DRAIN, "");
+    } else if (moved && s->now_ms - s->told_ms >= PROGRESS_MS) {
+        tell_progress(s);
+    }
+    for (uint32_t r = 0; r < s->options.rank_count; r++) {
+        for (uint32_t i = 0; i < s->ring; i++)
+            answer_try(s, r, &s->ranks[r].pushes[i]);
+    }
+}
+
 void shard_begin(struct shard *s, uint64_t version)
 {
     CHECK(!s->begun);
@@ -118,57 +168,7 @@ void shard_begin(struct shard *s, uint64_t version)
     /* Whoever loads an evaluation step may not know yet whether the job goes on from there. */
     if (consistency_needs_verdict(&s->consistency, version) &&
         s->consistency.verdict_step < version && !s->options.read_only)
-        tell(s, SHARD_AT_DRAIN, "");
-}
-
-/* ---- telling ---- */
-
-static void tell(struct shard *s, enum shard_notice_kind kind, const char *text)
-{
-    struct shard_notice notice = {
-        .kind = kind,
-        .shard = s->options.index,
-        .step = s->consistency.version,
-        .text = text,
-        .reports = s->options.index == 0 && s->begun ? shard_reports(s) : NULL,
-    };
-    if (s->options.notify != NULL)
-        s->options.notify(s->options.context, &notice);
-}
-
-static void tell_progress(struct shard *s)
-{
-    s->told_ms = s->now_ms;
-    s->told_step = s->consistency.version;
-    tell(s, SHARD_PROGRESS, "");
-}
-
-static void take_verdict(struct shard *s, uint64_t step, bool stop)
-{
-    if (step <= s->consistency.verdict_step)
-        return;
-    s->consistency.verdict_step = step;
-    s->consistency.verdict_stop = stop;
-}
-
-void shard_advanced(struct shard *s)
-{
-    uint64_t version = s->consistency.version;
-    if (s->early_verdict_step != 0 && s->early_verdict_step <= version) {
-        take_verdict(s, s->early_verdict_step, s->early_verdict_stop);
-        s->early_verdict_step = 0;
-    }
-    bool moved = version > s->told_step;
-    if (moved && steps_is_drain(&s->consistency.steps, version)) {
-        tell_progress(s);
-        tell(s, SHARD_AT_DRAIN, "");
-    } else if (moved && s->now_ms - s->told_ms >= PROGRESS_MS) {
-        tell_progress(s);
-    }
-    for (uint32_t r = 0; r < s->options.rank_count; r++) {
-        for (uint32_t i = 0; i < s->ring; i++)
-            answer_try(s, r, &s->ranks[r].pushes[i]);
-    }
+        notify(s, SHARD_AT_DRAIN, "");
 }
 
 void shard_verdict(struct shard *s, uint64_t step, bool stop)
@@ -205,7 +205,7 @@ void shard_fail(struct shard *s, const char *text)
         return;
     s->failed = must_strdup(text);
     answer_all(s, PARAMD__PUSH_PULL_REPLY__STATUS__FAILED, s->failed);
-    tell(s, SHARD_FAILED, s->failed);
+    notify(s, SHARD_FAILED, s->failed);
 }
 
 /* ---- looking ---- */
