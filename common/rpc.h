@@ -83,7 +83,8 @@ void rpc_server_destroy(struct rpc_server *s);
 const struct chain *rpc_call_request(const struct rpc_call *call);
 /* True once the client has gone (cancelled, deadline passed): its reply is not awaited. */
 bool rpc_call_is_cancelled(const struct rpc_call *call);
-/* Milliseconds to the client's deadline; 0 when passed. */
+/* Milliseconds to the client's deadline; 0 when it has passed or the client has gone. Deadlines
+   travel rounded: what is left may seem up to 2 % more than the client gave. */
 uint32_t rpc_call_left_ms(const struct rpc_call *call);
 /* Takes the slices; ends the call. */
 void rpc_call_reply(struct rpc_call *call, struct chain *reply);

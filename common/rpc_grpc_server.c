@@ -165,6 +165,8 @@ bool rpc_grpc_call_is_cancelled(const struct rpc_call *call)
 uint32_t rpc_grpc_call_left_ms(const struct rpc_call *base)
 {
     const struct rpc_grpc_served *call = (const struct rpc_grpc_served *)base;
+    if (atomic_load(&call->is_cancelled)) /* by the client's clock, which may be ahead of ours */
+        return 0;
     gpr_timespec deadline = gpr_convert_clock_type(call->details.deadline, GPR_CLOCK_MONOTONIC);
     gpr_timespec left = gpr_time_sub(deadline, gpr_now(GPR_CLOCK_MONOTONIC));
     if (gpr_time_cmp(left, gpr_time_0(GPR_TIMESPAN)) <= 0)

@@ -283,7 +283,7 @@ static uint32_t memory_call_left_ms(const struct rpc_call *call)
 {
     uint64_t deadline_ns = ((const struct memory_call *)call)->deadline_ns;
     uint64_t now_ns = clock_ns();
-    if (now_ns >= deadline_ns)
+    if (now_ns >= deadline_ns || memory_call_is_cancelled(call))
         return 0;
     return (uint32_t)((deadline_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS);
 }

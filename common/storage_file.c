@@ -1,10 +1,10 @@
 /*
  * Files of this machine, or of a mounted file system.
  *
- * A file is written under a temporary name beside its place, ".NAME.tmp-PID-TIME-N", synced, and then
- * given its name: by rename() to replace, by renameat2(RENAME_NOREPLACE) or, where a file system
- * lacks that, link() to be the first. The directory is synced after. A crash leaves at most a
- * temporary file, which listings leave out. After an error of fsync() the kernel may have dropped
+ * A file is written under a temporary name beside its place, ".NAME.tmp-PID-TIME-N", synced, and
+ * then given its name: by rename() to replace, by renameat2(RENAME_NOREPLACE) or, where a file
+ * system lacks that, link() to be the first. The directory is synced after. A crash leaves at most
+ * a temporary file, which listings leave out. After an error of fsync() the kernel may have dropped
  * the pages and call the file clean, so the same file is never synced again: it is removed, and a
  * new attempt writes a new one.
  *
