@@ -43,6 +43,7 @@ void wire_payload_deinit(struct wire_payload *p)
     chain_deinit(&p->chain);
 }
 
+/* NULL: messages of this type have none. */
 static const ProtobufCFieldDescriptor *payload_field(const ProtobufCMessageDescriptor *descriptor)
 {
     return protobuf_c_message_descriptor_get_field_by_name(descriptor, "payload");
@@ -172,7 +173,7 @@ static enum err walk(const ProtobufCMessageDescriptor *descriptor, const struct 
             e = check_tag(tag);
         if (e != ERR_NONE)
             return e;
-        if (tag == ((uint64_t)payload->id << 3 | WIRE_BYTES)) {
+        if (payload != NULL && tag == ((uint64_t)payload->id << 3 | WIRE_BYTES)) {
             uint64_t bytes = 0;
             if ((e = read_varint(&cursor, &bytes)) != ERR_NONE)
                 return e;
@@ -186,8 +187,9 @@ static enum err walk(const ProtobufCMessageDescriptor *descriptor, const struct 
         }
         if ((e = skip_value(&cursor, tag)) != ERR_NONE)
             return e;
-        bool known = tag >> 3 != payload->id && protobuf_c_message_descriptor_get_field(
-                                                    descriptor, (unsigned)(tag >> 3)) != NULL;
+        bool known = (payload == NULL || tag >> 3 != payload->id) &&
+                     protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3)) !=
+                         NULL;
         if (!known)
             continue;
         size_t whole = start.left - cursor.left;
@@ -208,7 +210,6 @@ enum err wire_decode(const ProtobufCMessageDescriptor *descriptor, const struct 
     if (c->size > MESSAGE_MAX_BYTES)
         return err_set(ERR_LIMIT, "message of %zu bytes; the most is %u", c->size,
                        MESSAGE_MAX_BYTES);
-    CHECK(payload_field(descriptor) != NULL);
     struct wire_message m = {.chain = c};
     size_t size;
     enum err e = walk(descriptor, c, NULL, HEADER_MAX_BYTES, &m, &size);
