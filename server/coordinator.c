@@ -277,8 +277,10 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
         return e;
     forget_old(c, j->name);
     struct job_run *other = job_find(c, j->name);
-    if (other != NULL) {
-        bool same = !job_is_over(other) && is_same(other, j);
+    /* One that is over but still being released does not stand in the way: its generation is
+     * another. */
+    if (other != NULL && !job_is_over(other)) {
+        bool same = is_same(other, j);
         if (!same)
             e = err_set(ERR_EXISTS,
                         "a job named '%s' is %s; stop it, or give this one another name",

@@ -18,7 +18,7 @@ bool applied_range(const struct job_run *j, uint64_t *smallest, uint64_t *larges
 {
     uint64_t low = UINT64_MAX, high = 0;
     for (uint32_t i = 0; i < j->layout->shard_count; i++) {
-        const Paramd__Control__ShardState *s = shard_state(j, i, true);
+        const Paramd__Control__ShardState *s = shard_state(j, i, false);
         if (s == NULL)
             return false;
         low = s->applied < low ? s->applied : low;
@@ -33,7 +33,7 @@ bool drained_all(const struct job_run *j, uint64_t *step)
 {
     uint64_t low = UINT64_MAX;
     for (uint32_t i = 0; i < j->layout->shard_count; i++) {
-        const Paramd__Control__ShardState *s = shard_state(j, i, true);
+        const Paramd__Control__ShardState *s = shard_state(j, i, false);
         if (s == NULL)
             return false;
         low = s->drained < low ? s->drained : low;

@@ -2,9 +2,9 @@
  * coordinator_host.h - gives the pure coordinator what it lacks: leadership, a clock, calls,
  * storage.
  *
- * Every server has one. It tries to lead every quarter of a second; while it leads, one thread runs the
- * coordinator, one does what it wants of the storage and the registry, one watches the registry for
- * members that are gone. While it does not lead, calls are answered UNAVAILABLE, and the caller
+ * Every server has one. It tries to lead every quarter of a second; while it leads, one thread runs
+ * the coordinator, one does what it wants of the storage and the registry, one watches the registry
+ * for members that are gone. While it does not lead, calls are answered UNAVAILABLE, and the caller
  * asks the registry again.
  *
  * Threads  create, start, stop, destroy: the owner's thread. The handlers run on transport threads

@@ -164,6 +164,7 @@ struct job_run {
     uint64_t newest;     /* step of the newest one of this run; NO_STEP: none */
     uint64_t disarm;
     char *newest_name;  /* also of an earlier run, when restored */
+    char *recorded;     /* the one that the registry names, until there is a newer one */
     char *best_name;    /* early stopping's */
     uint64_t best_step; /* NO_STEP: none */
 

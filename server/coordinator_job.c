@@ -313,14 +313,17 @@ void act_log_take(struct coordinator *c, enum coordinator_log level, char *text)
 
 uint64_t act_record(struct coordinator *c, const struct job_run *j)
 {
-    if (j->eval_mode)
-        return 0; /* it may have the name of the job that it evaluates */
+    /* An evaluation may have the name of the job that it evaluates; and nothing is known before the
+     * listing. */
+    if (j->eval_mode || j->generation == 0)
+        return 0;
     struct json *o = json_object();
     json_set_text(o, "job", j->name);
     json_set_text(o, "mode", j->mode);
     json_set_text(o, "state", job_state_name(j->state));
     json_set_int(o, "generation", (int64_t)j->generation);
-    json_set_text(o, "checkpoint", !j->eval_mode && j->newest_name != NULL ? j->newest_name : "");
+    const char *newest = j->newest_name != NULL ? j->newest_name : j->recorded;
+    json_set_text(o, "checkpoint", newest != NULL ? newest : "");
     uint64_t verdict = j->hold == HOLD_RECORD ? j->hold_step : j->verdict_step;
     json_set_int(o, "verdict_step", (int64_t)verdict);
     json_set_bool(o, "verdict_stop", j->hold == HOLD_RECORD ? j->hold_stop : j->verdict_stop);

@@ -170,6 +170,8 @@ static void take_listing(struct coordinator *c, struct job_run *j,
         return;
     }
     keep_listing(j, r);
+    if (record.checkpoint[0] != '\0')
+        j->recorded = must_strdup(record.checkpoint);
     j->picked = j->candidate_count;
     if (j->fresh) {
         j->pick = PICK_DONE;

@@ -95,8 +95,8 @@ static enum err listen_all(struct server *s, const struct daemon_settings *setti
 
 static enum err join(struct server *s, const struct daemon_settings *settings)
 {
-    s->name = settings->name != NULL ? must_strdup(settings->name)
-                                     : must_format(ROLE "-%d", (int)getpid());
+    s->name =
+        settings->name != NULL ? must_strdup(settings->name) : must_format("%d", (int)getpid());
     struct member_options options = {
         .registry = s->registry,
         .role = ROLE,

@@ -1,0 +1,552 @@
+/*
+ * Goal: jobs live as they should, whatever their members, the store and the user do: in order,
+ * once, with reasons. Method: the coordinator in a modelled world (tests/support/cluster_model),
+ * turn by turn; every case is a whole life and what must be true of it at the end. No threads, no
+ * clock.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "common/mem.h"
+#include "tests/support/cluster_model.h"
+
+#define TURNS 400
+
+/* 10 steps an epoch (1000 examples), 40 in all; drain points every 5. */
+#define JOB(name, more)                                                                            \
+    "name: " name "\n"                                                                             \
+    "data: {format: csv, train: a.csv, eval: b.csv, label: y}\n"                                   \
+    "features: {a: categorical}\n"                                                                 \
+    "model: {type: lr}\n"                                                                          \
+    "train: {batch_size: 100, epochs: 4, ranks: 4, drain_every: 5}\n"                              \
+    "checkpoint: {uri: \"file:runs\", every_steps: 15, keep: 3}\n"                                 \
+    "resources: {servers: 2, workers: 2, shards: 2}\n" more
+
+static Paramd__Control__StatusReply *status_of(struct model *m, const char *job, const char *state)
+{
+    assert_true(model_until(m, job, state, TURNS));
+    return model_status(m, job);
+}
+
+static void done_with(Paramd__Control__StatusReply *s)
+{
+    paramd__control__status_reply__free_unpacked(s, NULL);
+}
+
+static void assert_contains(const char *text, const char *part)
+{
+    if (strstr(text, part) == NULL)
+        fail_msg("'%s' does not contain '%s'", text, part);
+}
+
+/* ---- a whole life ---- */
+
+static void test_whole_job(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    model_submit(&m, JOB("whole", ""), "shutdown");
+    Paramd__Control__StatusReply *s = status_of(&m, "whole", "DONE");
+    assert_int_equal(s->step, 40);
+    assert_int_equal(s->last_step, 40);
+    assert_int_equal(s->epoch, 4);
+    assert_int_equal(s->generation, 1);
+    assert_string_equal(s->checkpoint, "file:runs/whole/1-40");
+    assert_int_equal(s->examples, 4000);
+    assert_int_equal(s->n_evals, 4);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(s->evals[i]->step, (i + 1) * 10);
+        assert_int_equal(s->evals[i]->epoch, i + 1);
+        assert_int_equal(s->evals[i]->examples, 8); /* two of each of four shares */
+    }
+    assert_true(s->train_seconds > 0);
+    assert_false(s->stopped_early);
+    done_with(s);
+    /* At the first drain points from 15 and 30 on, and at the end; every one with the evaluations
+     * before it. */
+    assert_int_equal(m.stored_count, 3);
+    const uint64_t steps[] = {15, 30, 40};
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(m.stored[i].step, steps[i]);
+        assert_int_equal(m.stored[i].manifest->file_count, 4);
+        assert_int_equal(m.stored[i].manifest->ranks[0].examples, steps[i] * 100);
+    }
+    assert_null(strstr(m.stored[0].manifest->evals_json, "\"step\":20"));
+    assert_non_null(strstr(m.stored[1].manifest->evals_json, "\"step\":30"));
+    assert_int_equal(m.retained, 3);
+    /* Workers go first, and all are told to leave. */
+    for (int i = 0; i < 5; i++)
+        model_turn(&m);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_string_equal(m.members[i].job, "");
+        assert_true(m.members[i].orders->shutdown);
+    }
+    assert_true(m.members[2].released_turn <= m.members[0].released_turn);
+    model_deinit(&m);
+}
+
+static void test_layout_and_leases(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 3);
+    model_submit(&m, JOB("layout", "vars: {}\n"), "");
+    assert_true(model_until(&m, "layout", "RUNNING", TURNS));
+    model_turn(&m);
+    model_turn(&m);
+    uint32_t ranks = 0, parts = 0, idle = 0;
+    for (uint32_t i = 2; i < 5; i++) {
+        const Paramd__Control__WorkerOrders *w = m.members[i].orders->worker;
+        idle += w == NULL;
+        for (size_t k = 0; w != NULL && k < w->n_ranks; k++) {
+            assert_int_equal(w->ranks[k]->rank, ranks);
+            assert_int_equal(w->ranks[k]->lease, 1);
+            ranks++;
+        }
+        parts += w != NULL ? w->evaluate_part_count : 0;
+    }
+    assert_int_equal(ranks, 4);
+    assert_int_equal(parts, 4);
+    assert_int_equal(idle, 1);
+    assert_int_equal(m.members[0].orders->server->n_shards, 2);
+    assert_int_equal(m.members[1].orders->server->shards[0], 2);
+    assert_int_equal(m.members[0].orders->server->n_leases, 4);
+    model_deinit(&m);
+}
+
+static void test_queue(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 1);
+    model_submit(&m, JOB("one", ""), "");
+    model_submit(&m, JOB("two", ""), "");
+    model_turn(&m);
+    model_turn(&m);
+    Paramd__Control__StatusReply *s = status_of(&m, "one", "QUEUED");
+    assert_contains(s->why, "2 servers (2 free) and 2 workers (1 free)");
+    done_with(s);
+    s = status_of(&m, "two", "QUEUED");
+    assert_contains(s->why, "behind job 'one'");
+    done_with(s);
+    model_add(&m, "worker-9", false);
+    assert_true(model_until(&m, "one", "DONE", TURNS));
+    done_with(status_of(&m, "two", "DONE"));
+    model_deinit(&m);
+}
+
+/* ---- early stopping ---- */
+
+static void test_early_stopping(void **state)
+{
+    static const double better_then_worse[] = {1, 3, 2, 1.5};
+    struct model m;
+    model_init(&m, 2, 2);
+    m.quality = better_then_worse;
+    m.quality_count = 4;
+    model_submit(&m,
+                 JOB("early", "eval: {metrics: [log_loss]}\n"
+                              "early_stopping: {metric: log_loss, patience: 1}\n"),
+                 "");
+    Paramd__Control__StatusReply *s = status_of(&m, "early", "DONE");
+    assert_true(s->stopped_early);
+    assert_int_equal(s->n_evals, 3);
+    assert_string_equal(s->checkpoint, "file:runs/early/1-20");
+    assert_int_equal(s->checkpoint_step, 20);
+    done_with(s);
+    assert_non_null(model_find(&m, 1, 10)); /* the best one then */
+    assert_non_null(model_find(&m, 1, 20));
+    assert_non_null(model_find(&m, 1, 30)); /* the last one, always */
+    /* Resumed, it knows that it is over, and what was best. */
+    model_submit(&m,
+                 JOB("early", "eval: {metrics: [log_loss]}\n"
+                              "early_stopping: {metric: log_loss, patience: 1}\n"),
+                 "resume");
+    s = status_of(&m, "early", "DONE");
+    assert_string_equal(s->checkpoint, "file:runs/early/1-20");
+    assert_true(s->stopped_early);
+    assert_int_equal(s->examples, 0);
+    done_with(s);
+    model_deinit(&m);
+}
+
+/* ---- which checkpoint ---- */
+
+static void run_first(struct model *m, const char *name)
+{
+    model_init(m, 2, 2);
+    model_submit(m, name, "");
+    Paramd__Control__StatusReply *s = status_of(m, "", "DONE");
+    done_with(s);
+}
+
+static void test_resume_refused(void **state)
+{
+    struct model m;
+    run_first(&m, JOB("resume", ""));
+    m.members[1].refuses = "1-40";
+    model_submit(&m, JOB("resume", ""), "resume");
+    Paramd__Control__StatusReply *s = status_of(&m, "resume", "DONE");
+    assert_int_equal(s->generation, 2);
+    assert_string_equal(s->checkpoint, "file:runs/resume/2-40");
+    assert_int_equal(s->examples, 1000); /* from 30 */
+    assert_int_equal(s->n_evals, 4);
+    assert_int_equal(s->n_warnings, 1);
+    assert_contains(s->warnings[0], "1-40");
+    assert_contains(s->warnings[0], "block 3: checksum");
+    done_with(s);
+    /* What the two wrote at the end is the same, but for the generation. */
+    const struct model_stored *a = model_find(&m, 1, 40), *b = model_find(&m, 2, 40);
+    assert_string_equal(a->manifest->evals_json, b->manifest->evals_json);
+    model_deinit(&m);
+}
+
+static void test_resume_of_finished(void **state)
+{
+    struct model m;
+    run_first(&m, JOB("over", ""));
+    model_submit(&m, JOB("over", ""), "auto");
+    Paramd__Control__StatusReply *s = status_of(&m, "over", "DONE");
+    assert_string_equal(s->checkpoint, "file:runs/over/1-40");
+    assert_int_equal(m.stored_count, 3);
+    done_with(s);
+    model_deinit(&m);
+}
+
+static void test_all_refused(void **state)
+{
+    struct model m;
+    run_first(&m, JOB("broken", ""));
+    for (uint32_t i = 0; i < m.stored_count; i++)
+        m.stored[i].broken = "MANIFEST.json is cut off";
+    model_submit(&m, JOB("broken", ""), "auto");
+    Paramd__Control__StatusReply *s = status_of(&m, "broken", "FAILED");
+    assert_contains(s->why, "1-40: MANIFEST.json is cut off");
+    assert_contains(s->why, "--fresh");
+    done_with(s);
+    model_submit(&m, JOB("broken", ""), "fresh");
+    s = status_of(&m, "broken", "DONE");
+    assert_int_equal(s->generation, 3); /* above all that were given out */
+    done_with(s);
+    model_deinit(&m);
+}
+
+static void test_existing(void **state)
+{
+    struct model m;
+    run_first(&m, JOB("twice", ""));
+    model_submit(&m, JOB("twice", ""), "");
+    Paramd__Control__StatusReply *s = status_of(&m, "twice", "FAILED");
+    assert_contains(s->why, "1-40");
+    assert_contains(s->why, "--resume");
+    assert_contains(s->why, "--fresh");
+    done_with(s);
+    for (uint32_t i = 0; i < m.stored_count; i++)
+        checkpoint_manifest_destroy(m.stored[i].manifest);
+    m.stored_count = 0;
+    model_submit(&m, JOB("twice", ""), "auto");
+    s = status_of(&m, "twice", "FAILED");
+    assert_contains(s->why, "the registry names checkpoint 1-40");
+    done_with(s);
+    model_submit(&m, JOB("nothing", ""), "resume");
+    s = status_of(&m, "nothing", "FAILED");
+    assert_contains(s->why, "no checkpoint to resume from");
+    done_with(s);
+    model_deinit(&m);
+}
+
+static void test_store_away(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.store_away = true;
+    model_submit(&m, JOB("away", ""), "");
+    for (int i = 0; i < 50; i++)
+        model_turn(&m);
+    Paramd__Control__StatusReply *s = status_of(&m, "away", "QUEUED");
+    assert_contains(s->why, "the store is away");
+    done_with(s);
+    m.store_away = false;
+    assert_true(model_until(&m, "away", "RUNNING", TURNS));
+    m.store_away = true;
+    for (int i = 0; i < 60; i++)
+        model_turn(&m);
+    s = status_of(&m, "away", "FINISHING"); /* trained to the end, waits to commit it */
+    assert_int_equal(s->step, 40);
+    done_with(s);
+    m.store_away = false;
+    done_with(status_of(&m, "away", "DONE"));
+    assert_non_null(model_find(&m, 1, 40));
+    model_deinit(&m);
+}
+
+/* ---- checkpoints ---- */
+
+static void test_arm_refused(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.members[0].refuse_arms = 1;
+    model_submit(&m, JOB("refuse", ""), "");
+    done_with(status_of(&m, "refuse", "DONE"));
+    assert_true(model_logged(&m, "drain point 15 came too soon"));
+    assert_true(m.stored_count >= 2); /* a later one was taken in its place */
+    assert_non_null(model_find(&m, 1, 40));
+    model_deinit(&m);
+}
+
+static void test_final_abandoned(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.members[1].abandon = 5;
+    model_submit(&m, JOB("disk", ""), "");
+    Paramd__Control__StatusReply *s = status_of(&m, "disk", "DONE");
+    assert_string_equal(s->checkpoint, "file:runs/disk/1-40");
+    assert_true(s->n_warnings > 0);
+    assert_contains(s->warnings[0], "disk full");
+    done_with(s);
+    model_deinit(&m);
+}
+
+static void test_checkpoint_now(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.steps_a_turn = 1;
+    model_submit(&m, JOB("now", ""), "");
+    uint64_t step = 0;
+    assert_int_equal(coordinator_checkpoint_now(m.c, "now", m.now, &step), ERR_REFUSED);
+    assert_true(model_until(&m, "now", "RUNNING", TURNS));
+    assert_int_equal(coordinator_checkpoint_now(m.c, "now", m.now, &step), ERR_NONE);
+    assert_int_equal(step, 5);
+    done_with(status_of(&m, "now", "DONE"));
+    assert_non_null(model_find(&m, 1, 5));
+    assert_non_null(model_find(&m, 1, 15)); /* the one that it overtook comes again */
+    assert_int_equal(coordinator_checkpoint_now(m.c, "now", m.now, &step), ERR_REFUSED);
+    assert_int_equal(coordinator_checkpoint_now(m.c, "other", m.now, &step), ERR_NOT_FOUND);
+    model_deinit(&m);
+}
+
+/* ---- stopping ---- */
+
+static void stop(struct model *m, const char *job, bool checkpoint, bool kill)
+{
+    Paramd__Control__StopRequest r = PARAMD__CONTROL__STOP_REQUEST__INIT;
+    r.job = (char *)job;
+    r.checkpoint = checkpoint;
+    r.kill = kill;
+    assert_int_equal(coordinator_stop(m->c, &r, m->now), ERR_NONE);
+}
+
+static void test_stop(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.steps_a_turn = 1;
+    model_submit(&m, JOB("stop", ""), "");
+    assert_true(model_until(&m, "stop", "RUNNING", TURNS));
+    stop(&m, "stop", true, false);
+    Paramd__Control__StatusReply *s = status_of(&m, "stop", "STOPPED");
+    assert_string_equal(s->checkpoint, "file:runs/stop/1-5");
+    done_with(s);
+    model_submit(&m, JOB("stop", ""), "auto");
+    s = status_of(&m, "stop", "DONE");
+    assert_int_equal(s->examples, 3500);
+    done_with(s);
+
+    model_submit(&m, JOB("stop", ""), "fresh");
+    assert_true(model_until(&m, "stop", "RUNNING", TURNS));
+    stop(&m, "stop", false, true);
+    s = status_of(&m, "stop", "STOPPED");
+    assert_string_equal(s->why, "killed");
+    done_with(s);
+    assert_null(model_find(&m, 3, 5));
+    for (int i = 0; i < 5; i++)
+        model_turn(&m);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_string_equal(m.members[i].job, "");
+    model_deinit(&m);
+}
+
+/* ---- failures ---- */
+
+struct failing {
+    const char *name;
+    void (*prepare)(struct model *m);
+    const char *parts[3];
+};
+
+static void lose_server(struct model *m)
+{
+    assert_true(model_until(m, "fails", "RUNNING", TURNS));
+    for (int i = 0; i < 14; i++)
+        model_turn(m);
+    model_leave(m, &m->members[1]);
+}
+static void silence_worker(struct model *m)
+{
+    assert_true(model_until(m, "fails", "RUNNING", TURNS));
+    m->members[3].mute = true;
+}
+static void freeze_worker(struct model *m)
+{
+    m->members[2].frozen = true;
+}
+static void bad_input(struct model *m)
+{
+    assert_true(model_until(m, "fails", "FORMING", TURNS));
+    model_turn(m);
+    m->members[2].failure_kind = PARAMD__CONTROL__FAILURE__KIND__INPUT;
+    memcpy(m->members[2].failure, "a.csv:7:1: label 'x'", 21);
+}
+static void no_examples(struct model *m)
+{
+    m->train_examples = 0;
+}
+static void other_device(struct model *m)
+{
+    memcpy(m->members[3].device, "gpu", 4);
+}
+static void little_memory(struct model *m)
+{
+    m->members[1].memory = 1000;
+}
+
+static void test_failures(void **state)
+{
+    static const struct failing cases[] = {
+        {"a server dies", lose_server, {"server 'server-1'", "--resume", "checkpoint 1-15"}},
+        {"a worker is silent", silence_worker, {"worker 'worker-1'", "silent", "--resume"}},
+        {"a worker hangs", freeze_worker, {"no progress", "RUNNING", "server 'server-0'"}},
+        {"bad input", bad_input, {"worker 'worker-0'", "a.csv:7:1: label 'x'", ""}},
+        {"no examples", no_examples, {"no training examples", "", ""}},
+        {"devices differ", other_device, {"'cpu'", "'gpu'", "worker-1"}},
+        {"no memory", little_memory, {"server 'server-1'", "4 ranks", "more servers"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model m;
+        model_init(&m, 2, 2);
+        m.steps_a_turn = 2;
+        model_submit(&m, JOB("fails", ""), "");
+        cases[i].prepare(&m);
+        if (!model_until(&m, "fails", "FAILED", TURNS))
+            fail_msg("%s", cases[i].name);
+        Paramd__Control__StatusReply *s = model_status(&m, "fails");
+        for (int k = 0; k < 3; k++)
+            assert_contains(s->why, cases[i].parts[k]);
+        done_with(s);
+        model_deinit(&m);
+    }
+}
+
+static void test_refused_jobs(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    Paramd__Control__SubmitRequest r = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
+    const char *job;
+    r.job_yaml = (char *)JOB("same", "");
+    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_NONE);
+    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_NONE); /* a repeated request */
+    r.fresh = true;
+    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_EXISTS);
+    r.resume = true;
+    r.job_yaml = (char *)JOB("both", "");
+    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_INPUT);
+    r.job_yaml = (char *)"model: {";
+    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_INPUT);
+    model_deinit(&m);
+}
+
+/* ---- messages ---- */
+
+static void test_messages(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    model_submit(&m, JOB("quiet", ""), "");
+    assert_true(model_until(&m, "quiet", "RUNNING", TURNS));
+    m.members[2].frozen = true; /* nothing moves from here */
+    for (int i = 0; i < 5; i++)
+        model_turn(&m);
+    uint64_t before[4];
+    for (uint32_t i = 0; i < 4; i++)
+        before[i] = model_version(&m, &m.members[i]);
+    for (int i = 0; i < 5; i++)
+        model_turn(&m);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(model_version(&m, &m.members[i]), before[i]);
+
+    /* One that arrives late: it would say that the server is in the pool. */
+    Paramd__Control__MemberState late = PARAMD__CONTROL__MEMBER_STATE__INIT;
+    late.member = m.members[0].id;
+    late.role = (char *)"server";
+    late.sequence = 1;
+    late.term = 7;
+    size_t size = paramd__control__member_state__get_packed_size(&late);
+    uint8_t bytes[256];
+    assert_true(size < sizeof bytes);
+    paramd__control__member_state__pack(&late, bytes);
+    assert_int_equal(
+        coordinator_member(m.c, paramd__control__member_state__unpack(NULL, size, bytes), m.now),
+        ERR_NONE);
+    Paramd__Control__StatusReply *s = model_status(&m, "quiet");
+    assert_string_equal(s->state, "RUNNING");
+    done_with(s);
+
+    /* A member that has seen a later leader. */
+    late.term = 8;
+    size = paramd__control__member_state__get_packed_size(&late);
+    paramd__control__member_state__pack(&late, bytes);
+    assert_int_equal(
+        coordinator_member(m.c, paramd__control__member_state__unpack(NULL, size, bytes), m.now),
+        ERR_REFUSED);
+    model_deinit(&m);
+}
+
+static void test_eval_mode(void **state)
+{
+    struct model m;
+    run_first(&m, JOB("model", ""));
+    model_submit_eval(&m, JOB("model", ""), "file:runs/model/1-30/");
+    Paramd__Control__StatusReply *s = status_of(&m, "model", "DONE");
+    assert_int_equal(s->n_evals, 1);
+    assert_int_equal(s->evals[0]->step, 30);
+    assert_string_equal(s->checkpoint, "file:runs/model/1-30");
+    assert_int_equal(m.stored_count, 3);
+    done_with(s);
+    model_submit_eval(&m, JOB("model", ""), "file:runs/model/9-30");
+    s = status_of(&m, "model", "FAILED");
+    assert_contains(s->why, "there is no manifest");
+    done_with(s);
+    model_deinit(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_whole_job),
+        cmocka_unit_test(test_layout_and_leases),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_early_stopping),
+        cmocka_unit_test(test_resume_refused),
+        cmocka_unit_test(test_resume_of_finished),
+        cmocka_unit_test(test_all_refused),
+        cmocka_unit_test(test_existing),
+        cmocka_unit_test(test_store_away),
+        cmocka_unit_test(test_arm_refused),
+        cmocka_unit_test(test_final_abandoned),
+        cmocka_unit_test(test_checkpoint_now),
+        cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_refused_jobs),
+        cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_eval_mode),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
