@@ -371,7 +371,9 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
     struct ask *a = ask_of(s, call);
     if (a == NULL || a->phase != PHASE_SENT)
         return SESSION_NOTHING;
-    if (reply->status != PARAMD__PUSH_PULL_REPLY__STATUS__BUSY)
+    bool lacks_body =
+        reply->status == PARAMD__PUSH_PULL_REPLY__STATUS__LACKING && !call->header_only;
+    if (reply->status != PARAMD__PUSH_PULL_REPLY__STATUS__BUSY && !lacks_body)
         a->attempts = 0;
     if (call->what == SESSION_SEND_RESUME) {
         if (reply->status == PARAMD__PUSH_PULL_REPLY__STATUS__OK)
@@ -399,8 +401,10 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
                 must_format("rank %" PRIu32 ": shard %" PRIu32 " no longer has push-pull %" PRIu64
                             ", which it had answered",
                             s->options.rank, call->shard, call->seq));
-        else
+        else if (call->header_only)
             make_due(s, a, now_ms, false);
+        else /* no shard lacks what has just been sent; but never in a tight loop */
+            back_off(s, call, a, false, "the shard lacks a push that it has been sent", now_ms);
         break;
     case PARAMD__PUSH_PULL_REPLY__STATUS__EXPECTED:
         expected(s, call, reply, now_ms);

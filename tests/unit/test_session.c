@@ -239,7 +239,7 @@ static void test_replies(void **state)
         bool at_once;
     } cases[] = {
         {WAITING, true, SESSION_RUNNING, false},
-        {LACKING, false, SESSION_RUNNING, true},
+        {LACKING, false, SESSION_RUNNING, false}, /* what it has been sent: a pause */
         {BUSY, false, SESSION_RUNNING, false},
         {REPLACED, false, SESSION_REPLACED, false},
         {NOT_FORMED, false, SESSION_NOT_FORMED, false},
@@ -272,6 +272,23 @@ static void test_replies(void **state)
         }
         session_destroy(s);
     }
+}
+
+/* The push was lost on its way: the body goes again, at once. */
+static void test_lacking(void **state)
+{
+    struct steps steps = calendar(CONSISTENCY_BSP, 0);
+    struct session *s = running(&steps, 1, 2);
+    struct session_send call;
+    session_push(s, 0);
+    assert_true(session_next_send(s, 0, &call));
+    session_call_failed(s, &call, false, "lost", 0);
+    assert_true(session_next_send(s, 50, &call));
+    assert_true(call.header_only);
+    reply(s, &call, LACKING, 51);
+    assert_true(session_next_send(s, 51, &call));
+    assert_false(call.header_only);
+    session_destroy(s);
 }
 
 /* A call that a shard held for long is asked again at once. */
@@ -476,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_drain_point_is_a_barrier),
         cmocka_unit_test(test_answers_out_of_order),
         cmocka_unit_test(test_replies),
+        cmocka_unit_test(test_lacking),
         cmocka_unit_test(test_waiting_long),
         cmocka_unit_test(test_back_off_and_giving_up),
         cmocka_unit_test(test_hopeless),
