@@ -34,17 +34,28 @@ static enum err newest_in(const char *uri, char **out)
     return err;
 }
 
+/* Of the only job in `uri` that has one. Which of several jobs is meant must be said. */
 static enum err newest_below(const char *uri, char **out)
 {
     struct storage_list list = {0};
     enum err err = storage_list(uri, &list);
 
-    for (size_t i = 0; !err && i < list.count && !*out; i++) {
+    if (err == ERR_NOT_FOUND)
+        err = ERR_NONE;
+    for (size_t i = 0; !err && i < list.count; i++) {
+        char *found = NULL;
         if (!list.entries[i].info.is_directory)
             continue;
         char *below = storage_join(uri, list.entries[i].name);
-        err = newest_in(below, out);
+        err = newest_in(below, &found);
         mem_free(below);
+        if (!err && found && *out)
+            err = err_set(ERR_INPUT, "%s has checkpoints of several jobs, as %s and %s: name one",
+                          uri, *out, found);
+        if (!*out)
+            *out = found;
+        else
+            mem_free(found);
     }
     storage_list_deinit(&list);
     return err;
@@ -67,7 +78,9 @@ enum err checkpoint_find(const char *uri, char **directory_out)
     if (!err && !found)
         err = err_set(ERR_NOT_FOUND, "there is no good checkpoint in %s", bare);
     mem_free(bare);
-    if (!err)
+    if (err)
+        mem_free(found);
+    else
         *directory_out = found;
     return err;
 }

@@ -7,9 +7,10 @@
 #include "common/err.h"
 
 /*
- * `uri` itself when it is named `<generation>-<step>`; else the newest good checkpoint in it, or, when it has none, in its one
- * sub-directory that does (so `runs/demo` works for `runs/demo/demo`). Freed with mem_free(). ERR_NOT_FOUND says what was
- * looked at; refused ones are named on stderr and passed over.
+ * `uri` itself when it is named `<generation>-<step>`; else the newest good checkpoint in it; else
+ * the newest good one of the only job in it (so `runs/demo` works for `runs/demo/demo`; ERR_INPUT
+ * when there are several). Freed with mem_free(). ERR_NOT_FOUND says what was looked at; refused
+ * ones are named on stderr and passed over.
  */
 enum err checkpoint_find(const char *uri, char **directory_out) MUST_CHECK;
 

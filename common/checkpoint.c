@@ -68,11 +68,9 @@ enum err checkpoint_name_parse(const char *name, uint64_t *generation, uint64_t 
 
 /* ---- shard files: writing ---- */
 
-/* u32 magic, u32 body_crc, u64 body_size, u32 number, u32 partition, u32 row_count, u32 header_crc
- */
-void checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_count,
-                           const void *const *parts, const size_t *sizes, size_t part_count,
-                           uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES])
+uint32_t checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_count,
+                               const void *const *parts, const size_t *sizes, size_t part_count,
+                               uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES])
 {
     uint32_t crc = 0;
     uint64_t size = 0;
@@ -87,7 +85,9 @@ void checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_cou
     put_u32(head + 16, number);
     put_u32(head + 20, partition);
     put_u32(head + 24, row_count);
-    put_u32(head + 28, crc32c(0, head, 28));
+    crc = crc32c(0, head, 28);
+    put_u32(head + 28, crc);
+    return crc;
 }
 
 void checkpoint_footer(const struct checkpoint_entry *entries, size_t count, uint64_t offset,
@@ -101,7 +101,8 @@ void checkpoint_footer(const struct checkpoint_entry *entries, size_t count, uin
         put_u32(row + 4, entries[i].number);
         put_u64(row + 8, entries[i].offset);
         put_u64(row + 16, entries[i].size);
-        put_u64(row + 24, entries[i].rows);
+        put_u32(row + 24, entries[i].rows);
+        put_u32(row + 28, entries[i].head_crc);
         crc = crc32c(crc, row, sizeof row);
         str_append_span(out, span_make((const char *)row, sizeof row));
     }
@@ -145,7 +146,7 @@ static enum err check_entry(const struct checkpoint_entry *e, uint64_t i, uint64
         return err_set(ERR_CORRUPT, "index entry %llu: number %u, partition %u",
                        (unsigned long long)i, e->number, e->partition);
     if (e->offset != expected_offset || e->size < CHECKPOINT_BLOCK_HEAD_BYTES ||
-        e->size > file_size || e->rows > UINT32_MAX)
+        e->size > file_size)
         return err_set(
             ERR_CORRUPT, "index entry %llu: %llu bytes at %llu do not follow the one before",
             (unsigned long long)i, (unsigned long long)e->size, (unsigned long long)e->offset);
@@ -169,8 +170,9 @@ enum err checkpoint_index_parse(const void *data, size_t size, uint64_t entry_co
     if (!entries)
         return ERR_MEMORY;
     for (uint64_t i = 0; i < entry_count; i++, row += CHECKPOINT_ENTRY_BYTES) {
-        entries[i] = (struct checkpoint_entry){get_u32(row), get_u32(row + 4), get_u64(row + 8),
-                                               get_u64(row + 16), get_u64(row + 24)};
+        entries[i] =
+            (struct checkpoint_entry){get_u32(row),      get_u32(row + 4),  get_u64(row + 8),
+                                      get_u64(row + 16), get_u32(row + 24), get_u32(row + 28)};
         enum err err = check_entry(&entries[i], i, expected_offset, file_size);
         if (err) {
             mem_free(entries);
@@ -198,6 +200,11 @@ enum err checkpoint_block_verify(const void *block, size_t size,
                        (unsigned long long)entry->size);
     if (crc32c(0, head, 28) != get_u32(head + 28) || get_u32(head) != BLOCK_MAGIC)
         return err_set(ERR_CORRUPT, "block %u: its head does not verify", entry->number);
+    if (get_u32(head + 28) != entry->head_crc)
+        return err_set(ERR_CORRUPT,
+                       "block %u: its head has checksum 0x%08x, the index says 0x%08x: it is of "
+                       "another checkpoint",
+                       entry->number, get_u32(head + 28), entry->head_crc);
     if (get_u32(head + 16) != entry->number || get_u32(head + 20) != entry->partition ||
         get_u64(head + 8) != size - CHECKPOINT_BLOCK_HEAD_BYTES ||
         get_u32(head + 24) != entry->rows)

@@ -9,9 +9,10 @@
  * its index, the schema's origin (job and columns), the job's hash, step, generation and the ranks'
  * reports: nothing that depends on who writes it, when, or with how many servers it will be read.
  *
- * Every byte of every file is covered by a checksum, so every flipped bit and every truncation is
- * found: block head and body by CRCs in the head, the index by index_crc in the manifest, the
- * manifest by the SHA-256 in its last member "checksum", over the bytes before it.
+ * Every byte of every file is covered by a checksum that hangs from the manifest, so every flipped
+ * bit, every truncation and every file of another checkpoint is found: a body by body_crc in its
+ * head, a head by head_crc in the index, the index by index_crc in the manifest, the manifest by
+ * the SHA-256 in its last member "checksum", over the bytes before it.
  *
  * Layout of a shard file (little-endian):
  *   "PDSHARD1"  block*  index  tail
@@ -21,7 +22,8 @@
  *                  ascending, at most CHECKPOINT_BLOCK_MAX
  *     dense body = u32 dense_index, u32 block_index, u64 value_count, values float[],
  *                  slots float[slot_count][]
- *   index  = entries {u32 partition, u32 number, u64 offset, u64 size, u64 rows}; in file order
+ *   index  = entries {u32 partition, u32 number, u64 offset, u64 size, u32 rows, u32 head_crc}; in
+ *            file order
  *   tail   = u64 index_offset, u64 entry_count, u32 index_crc, u32 tail_crc, "PDSHEND1"
  *
  * In a file of rows partitions ascend, and so keys ascend over the whole file; in a file of dense
@@ -95,11 +97,13 @@ enum err checkpoint_name_parse(const char *name, uint64_t *generation, uint64_t 
 /* Writing: fills heads and collects index entries. */
 struct checkpoint_entry {
     uint32_t partition, number;
-    uint64_t offset, size, rows;     /* size: head and body */
+    uint64_t offset, size;           /* size: head and body */
+    uint32_t rows, head_crc;
 };
-void checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_count,
-                           const void *const *parts, const size_t *sizes, size_t part_count,
-                           uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES]);
+/* Returns head_crc. */
+uint32_t checkpoint_block_head(uint32_t number, uint32_t partition, uint32_t row_count,
+                               const void *const *parts, const size_t *sizes, size_t part_count,
+                               uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES]);
 void checkpoint_footer(const struct checkpoint_entry *entries, size_t count, uint64_t offset,
                        struct str *out, uint32_t *index_crc);
 

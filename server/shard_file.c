@@ -166,9 +166,8 @@ static enum err check_index(const struct shard_file *f, const struct shard_file_
             return err_set(ERR_CORRUPT, "index entry %llu: partition %u is out of place",
                            (unsigned long long)i, e->partition);
         if (is_rows ? e->size > CHECKPOINT_BLOCK_MAX + CHECKPOINT_BLOCK_HEAD_BYTES : e->rows != 1)
-            return err_set(ERR_CORRUPT, "index entry %llu: a block of %llu rows and %llu bytes",
-                           (unsigned long long)i, (unsigned long long)e->rows,
-                           (unsigned long long)e->size);
+            return err_set(ERR_CORRUPT, "index entry %llu: a block of %u rows and %llu bytes",
+                           (unsigned long long)i, e->rows, (unsigned long long)e->size);
         rows += e->rows;
     }
     if (rows != f->listed->rows)

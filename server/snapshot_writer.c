@@ -258,13 +258,14 @@ static enum err output_block(struct snapshot_writer *w, const struct snapshot_bl
         return err;
     if (!mem_grow(out->entries, out->entry_capacity, out->entry_count + 1))
         return ERR_MEMORY;
-    checkpoint_block_head((uint32_t)out->entry_count, b->partition, b->row_count, b->parts,
-                          b->sizes, b->part_count, head);
+    uint32_t number = (uint32_t)out->entry_count;
+    uint32_t head_crc = checkpoint_block_head(number, b->partition, b->row_count, b->parts,
+                                              b->sizes, b->part_count, head);
     err = storage_write(out->writer, head, sizeof head);
     for (size_t i = 0; i < b->part_count && !err; i++)
         err = storage_write(out->writer, b->parts[i], b->sizes[i]);
-    out->entries[out->entry_count] = (struct checkpoint_entry){
-        b->partition, (uint32_t)out->entry_count, out->offset, size, b->row_count};
+    out->entries[out->entry_count] =
+        (struct checkpoint_entry){b->partition, number, out->offset, size, b->row_count, head_crc};
     out->entry_count++;
     out->offset += size;
     out->rows += b->row_count;
