@@ -10,7 +10,7 @@
 #include "cli/checkpoint_find.h"
 #include "cli/cli.h"
 #include "cli/job_run.h"
-#include "cli/progress.h"
+#include "cli/display.h"
 #include "common/mem.h"
 #include "common/storage.h"
 
@@ -24,7 +24,7 @@ struct eval {
 
 static int report(const struct eval *e, const struct job_outcome *o, const char *checkpoint)
 {
-    const Paramd__Control__EvalRecord *record = o->status ? progress_final_eval(o->status) : NULL;
+    const Paramd__Control__EvalRecord *record = o->status ? display_final_eval(o->status) : NULL;
 
     if (o->kind == JOB_INTERRUPTED)
         return EXIT_INTERRUPTED;
@@ -38,7 +38,7 @@ static int report(const struct eval *e, const struct job_outcome *o, const char 
     json_set_text(j, "checkpoint", checkpoint);
     json_set_int(j, "step", (int64_t)record->step);
     json_set_int(j, "examples", (int64_t)record->examples);
-    json_set(j, "eval", progress_metrics(record));
+    json_set(j, "eval", display_metrics(record));
     if (e->is_json) {
         print_json(j, false);
     } else {
@@ -53,7 +53,7 @@ static int report(const struct eval *e, const struct job_outcome *o, const char 
 static int evaluate(struct eval *e)
 {
     struct job_outcome outcome = {0};
-    struct progress *progress = NULL;
+    struct display *display = NULL;
     char *checkpoint = NULL;
     int code;
     enum err err = checkpoint_find(e->checkpoint, &checkpoint);
@@ -62,7 +62,7 @@ static int evaluate(struct eval *e)
     if (!err && !mkdtemp(e->directory))
         err = err_set(ERR_IO, "cannot make a directory in /tmp");
     if (!err)
-        err = progress_create(NULL, true, &progress);
+        err = display_create(NULL, true, &display);
     struct job_request request = {
         .job = e->job,
         .mode = "eval",
@@ -73,8 +73,8 @@ static int evaluate(struct eval *e)
         .checkpoint = checkpoint,
     };
     if (!err)
-        err = job_run(&request, progress, &outcome);
-    progress_destroy(progress);
+        err = job_run(&request, display, &outcome);
+    display_destroy(display);
     code = err ? fail(err) : report(e, &outcome, checkpoint);
     if (checkpoint && storage_remove_tree(e->directory) != ERR_NONE)
         fprintf(stderr, "warning: %s\n", err_text());

@@ -98,14 +98,14 @@ static enum err ask_status(struct local *local, const char *job, struct job_outc
     return ERR_NONE;
 }
 
-static void ask_stop(struct local *local, const char *job, struct progress *progress)
+static void ask_stop(struct local *local, const char *job, struct display *display)
 {
     Paramd__Control__StopRequest message = PARAMD__CONTROL__STOP_REQUEST__INIT;
     Paramd__Control__SimpleReply *reply = NULL;
 
     message.job = (char *)job;
     message.checkpoint = true;
-    progress_say(progress, "stopping at the next drain point, with a checkpoint; once more ends it at once");
+    display_say(display, "stopping at the next drain point, with a checkpoint; once more ends it at once");
     if (control_call(local_registry(local), CONTROL_STOP, &message.base, &paramd__control__simple_reply__descriptor,
                      CALL_MS, (ProtobufCMessage **)&reply) != ERR_NONE)
         return; /* the grace time ends it */
@@ -131,7 +131,7 @@ static bool is_over(struct job_outcome *out)
     return true;
 }
 
-static void follow(struct local *local, const struct job_request *request, struct progress *progress,
+static void follow(struct local *local, const struct job_request *request, struct display *display,
                    struct job_outcome *out)
 {
     uint64_t answered = clock_ms(), stop_asked = 0;
@@ -139,7 +139,7 @@ static void follow(struct local *local, const struct job_request *request, struc
     for (;; clock_sleep_ms(POLL_MS)) {
         if (signals_seen && !stop_asked) {
             stop_asked = clock_ms();
-            ask_stop(local, request->job->name, progress);
+            ask_stop(local, request->job->name, display);
         }
         if (signals_seen > 1 || (stop_asked && clock_ms() - stop_asked > INTERRUPT_GRACE_MS)) {
             out->kind = JOB_INTERRUPTED;
@@ -147,7 +147,7 @@ static void follow(struct local *local, const struct job_request *request, struc
         }
         if (ask_status(local, request->job->name, out) == ERR_NONE) {
             answered = clock_ms();
-            progress_update(progress, out->status);
+            display_update(display, out->status);
             if (is_over(out) && out->kind != JOB_FAILED)
                 return;
         }
@@ -166,7 +166,7 @@ static void follow(struct local *local, const struct job_request *request, struc
     }
 }
 
-enum err job_run(const struct job_request *request, struct progress *progress, struct job_outcome *out)
+enum err job_run(const struct job_request *request, struct display *display, struct job_outcome *out)
 {
     struct local_options options = {request->directory, request->servers, request->workers, request->daemon_sets};
     struct local *local = NULL;
@@ -182,7 +182,7 @@ enum err job_run(const struct job_request *request, struct progress *progress, s
         err = ERR_NONE;
         out->kind = JOB_INTERRUPTED;
     } else if (!err) {
-        follow(local, request, progress, out);
+        follow(local, request, display, out);
     }
     local_stop(local, STOP_GRACE_MS);
     handlers_restore(&old);

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "cli/progress.h"
+#include "cli/display.h"
 #include "common/err.h"
 #include "common/job.h"
 #include "common/str.h"
@@ -35,7 +35,7 @@ struct job_outcome {
 };
 
 /* An error means that nothing ran: the cluster did not come up, or the job was refused. */
-enum err job_run(const struct job_request *request, struct progress *progress, struct job_outcome *out)
+enum err job_run(const struct job_request *request, struct display *display, struct job_outcome *out)
     MUST_CHECK;
 void job_outcome_deinit(struct job_outcome *o);
 

@@ -10,7 +10,7 @@
 
 static const struct command commands[] = {
     {"run", "run -f JOB.yaml [--servers N] [--workers N] [--set a.b=V] [--var x=V] [--resume[=auto]|--fresh] [-o json]",
-     "train here, now: starts servers and workers, shows progress, ends with a checkpoint", command_run},
+     "train here, now: starts servers and workers, shows display, ends with a checkpoint", command_run},
     {"eval", "eval -f JOB.yaml --checkpoint URI [--set a.b=V] [--var x=V] [-o json]",
      "the metrics of a checkpoint on the job's evaluation data", command_eval},
     {"predict", "predict -f JOB.yaml --checkpoint URI [FILE…] [--set a.b=V] [--var x=V]",

@@ -16,7 +16,7 @@
 #include "cli/cli.h"
 #include "cli/job_run.h"
 #include "cli/local.h"
-#include "cli/progress.h"
+#include "cli/display.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -143,7 +143,7 @@ static enum err open_directory(struct run *r)
 /* ---- attempts ---- */
 
 /* After a death: on from this run's own newest checkpoint, or from the start again if it made none. */
-static bool prepare_restart(struct run *r, struct progress *p, uint32_t *restarts, char *last_checkpoint,
+static bool prepare_restart(struct run *r, struct display *p, uint32_t *restarts, char *last_checkpoint,
                             size_t last_size)
 {
     const char *checkpoint = r->outcome.status ? r->outcome.status->checkpoint : "";
@@ -153,10 +153,10 @@ static bool prepare_restart(struct run *r, struct progress *p, uint32_t *restart
         snprintf(last_checkpoint, last_size, "%s", checkpoint);
     }
     if (++*restarts > RESTARTS_MAX) {
-        progress_say(p, "error: %s; %u restarts brought no further checkpoint", r->outcome.why.data, RESTARTS_MAX);
+        display_say(p, "error: %s; %u restarts brought no further checkpoint", r->outcome.why.data, RESTARTS_MAX);
         return false;
     }
-    progress_say(p, "warning: %s; starting again from %s", r->outcome.why.data,
+    display_say(p, "warning: %s; starting again from %s", r->outcome.why.data,
                  *last_checkpoint ? last_checkpoint : "the beginning");
     if (*last_checkpoint) {
         r->request.fresh = false;
@@ -171,18 +171,18 @@ static enum err run_attempts(struct run *r)
 {
     char *metrics = must_format("%s/metrics.jsonl", r->directory);
     char last_checkpoint[4096] = "";
-    struct progress *progress = NULL;
+    struct display *display = NULL;
     uint32_t restarts = 0;
-    enum err err = progress_create(metrics, r->is_json && !isatty(STDERR_FILENO), &progress);
+    enum err err = display_create(metrics, r->is_json && !isatty(STDERR_FILENO), &display);
 
     while (!err) {
         job_outcome_deinit(&r->outcome);
-        err = job_run(&r->request, progress, &r->outcome);
+        err = job_run(&r->request, display, &r->outcome);
         if (err || r->outcome.kind != JOB_DIED ||
-            !prepare_restart(r, progress, &restarts, last_checkpoint, sizeof last_checkpoint))
+            !prepare_restart(r, display, &restarts, last_checkpoint, sizeof last_checkpoint))
             break;
     }
-    progress_destroy(progress);
+    display_destroy(display);
     mem_free(metrics);
     return err;
 }
@@ -203,7 +203,7 @@ static struct json *result(const struct run *r)
     json_set_number(j, "examples_per_second", s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0);
     json_set_number(train, "objective", s->objective);
     json_set(j, "train", train);
-    json_set(j, "eval", progress_metrics(progress_final_eval(s)));
+    json_set(j, "eval", display_metrics(display_final_eval(s)));
     json_set_text(j, "checkpoint", s->checkpoint);
     json_set_text(j, "digest", r->digest);
     if (r->outcome.why.data && *r->outcome.why.data)
@@ -223,7 +223,7 @@ static int finish(struct run *r)
         print_json(j, false);
         json_destroy(j);
     } else if (s && r->outcome.kind != JOB_DIED && strcmp(s->state, "FAILED") != 0) {
-        progress_summary(s, r->digest, r->job->train.pipeline_depth);
+        display_summary(s, r->digest, r->job->train.pipeline_depth);
     }
     switch (r->outcome.kind) {
     case JOB_ENDED:

@@ -1,5 +1,5 @@
 /*
- * progress.h - what a run shows while it goes on, and at its end.
+ * display.h - what a run shows while it goes on, and at its end.
  *
  * On a terminal one live line (step, epoch, examples/s, loss, time left); elsewhere a plain line every ten
  * seconds. Evaluations and warnings get a line of their own, once. All of it goes to stderr; metrics.jsonl gets
@@ -7,8 +7,8 @@
  *
  * Threads  one.
  */
-#ifndef PARAMD_CLI_PROGRESS_H
-#define PARAMD_CLI_PROGRESS_H
+#ifndef PARAMD_CLI_DISPLAY_H
+#define PARAMD_CLI_DISPLAY_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,21 +17,21 @@
 #include "common/json.h"
 #include "proto/control.pb-c.h"
 
-struct progress;
+struct display;
 
 /* `metrics_path` NULL: no file; it is appended to. `quiet`: evaluations and warnings only. */
-enum err progress_create(const char *metrics_path, bool quiet, struct progress **out) MUST_CHECK;
-void progress_update(struct progress *p, const Paramd__Control__StatusReply *status);
+enum err display_create(const char *metrics_path, bool quiet, struct display **out) MUST_CHECK;
+void display_update(struct display *p, const Paramd__Control__StatusReply *status);
 /* A message on a line of its own. */
-void progress_say(struct progress *p, const char *format, ...) PRINTF_LIKE(2, 3);
+void display_say(struct display *p, const char *format, ...) PRINTF_LIKE(2, 3);
 /* Ends the live line. */
-void progress_destroy(struct progress *p);
+void display_destroy(struct display *p);
 
 /* {"log_loss": …, "auc": …} of an evaluation. */
-struct json *progress_metrics(const Paramd__Control__EvalRecord *e);
+struct json *display_metrics(const Paramd__Control__EvalRecord *e);
 /* The evaluation that belongs to the result: of checkpoint_step if there is one, else the last; NULL: none. */
-const Paramd__Control__EvalRecord *progress_final_eval(const Paramd__Control__StatusReply *status);
+const Paramd__Control__EvalRecord *display_final_eval(const Paramd__Control__StatusReply *status);
 /* The table at the end: outcome, rate, shares of time, metrics, checkpoint, digest. */
-void progress_summary(const Paramd__Control__StatusReply *status, const char *digest, uint32_t pipeline_depth);
+void display_summary(const Paramd__Control__StatusReply *status, const char *digest, uint32_t pipeline_depth);
 
 #endif

@@ -1,4 +1,4 @@
-#include "cli/progress.h"
+#include "cli/display.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #define PLAIN_EVERY_MS 10000u
 #define SAMPLE_EVERY_MS 1000u
 
-struct progress {
+struct display {
     int metrics;                     /* descriptor, or -1 */
     bool is_terminal, quiet, live;
     size_t evals_shown, warnings_shown;
@@ -28,7 +28,7 @@ struct progress {
     double rate;
 };
 
-enum err progress_create(const char *metrics_path, bool quiet, struct progress **out)
+enum err display_create(const char *metrics_path, bool quiet, struct display **out)
 {
     int descriptor = -1;
 
@@ -37,7 +37,7 @@ enum err progress_create(const char *metrics_path, bool quiet, struct progress *
         if (descriptor < 0)
             return err_set_errno(ERR_IO, errno, "cannot open %s", metrics_path);
     }
-    struct progress *p = must_alloc(sizeof *p);
+    struct display *p = must_alloc(sizeof *p);
     p->metrics = descriptor;
     p->is_terminal = isatty(STDERR_FILENO);
     p->quiet = quiet;
@@ -45,14 +45,14 @@ enum err progress_create(const char *metrics_path, bool quiet, struct progress *
     return ERR_NONE;
 }
 
-static void end_live_line(struct progress *p)
+static void end_live_line(struct display *p)
 {
     if (p->live)
         fprintf(stderr, "\r\033[K");
     p->live = false;
 }
 
-void progress_destroy(struct progress *p)
+void display_destroy(struct display *p)
 {
     if (!p)
         return;
@@ -62,7 +62,7 @@ void progress_destroy(struct progress *p)
     mem_free(p);
 }
 
-void progress_say(struct progress *p, const char *format, ...)
+void display_say(struct display *p, const char *format, ...)
 {
     va_list arguments;
 
@@ -73,7 +73,7 @@ void progress_say(struct progress *p, const char *format, ...)
     fputc('\n', stderr);
 }
 
-static void write_metrics(struct progress *p, struct json *line)
+static void write_metrics(struct display *p, struct json *line)
 {
     struct str text = {0};
 
@@ -82,7 +82,7 @@ static void write_metrics(struct progress *p, struct json *line)
         json_write(line, false, &text);
         str_append(&text, "\n");
         if (write(p->metrics, text.data, text.size) != (ssize_t)text.size)
-            progress_say(p, "warning: cannot write metrics.jsonl: %s", strerror(errno));
+            display_say(p, "warning: cannot write metrics.jsonl: %s", strerror(errno));
         str_deinit(&text);
     }
     json_destroy(line);
@@ -90,7 +90,7 @@ static void write_metrics(struct progress *p, struct json *line)
 
 /* ---- evaluations ---- */
 
-struct json *progress_metrics(const Paramd__Control__EvalRecord *e)
+struct json *display_metrics(const Paramd__Control__EvalRecord *e)
 {
     struct json *j = json_object();
 
@@ -99,7 +99,7 @@ struct json *progress_metrics(const Paramd__Control__EvalRecord *e)
     return j;
 }
 
-const Paramd__Control__EvalRecord *progress_final_eval(const Paramd__Control__StatusReply *status)
+const Paramd__Control__EvalRecord *display_final_eval(const Paramd__Control__StatusReply *status)
 {
     const Paramd__Control__EvalRecord *last = NULL;
 
@@ -119,13 +119,13 @@ static void append_metrics(struct str *out, const Paramd__Control__EvalRecord *e
         str_append_format(out, "  %s %.5f", e->metrics[i]->name, e->metrics[i]->value);
 }
 
-static void show_eval(struct progress *p, const Paramd__Control__EvalRecord *e)
+static void show_eval(struct display *p, const Paramd__Control__EvalRecord *e)
 {
     struct str text = {0};
     struct json *line = json_object();
 
     append_metrics(&text, e);
-    progress_say(p, "%-11s step %-8llu epoch %-3u %6.1f s%s",
+    display_say(p, "%-11s step %-8llu epoch %-3u %6.1f s%s",
                  e->progressive ? "progressive" : "evaluation", (unsigned long long)e->step, e->epoch,
                  e->seconds, text.data ? text.data : "");
     str_deinit(&text);
@@ -134,13 +134,13 @@ static void show_eval(struct progress *p, const Paramd__Control__EvalRecord *e)
     json_set_int(line, "epoch", e->epoch);
     json_set_number(line, "seconds", e->seconds);
     json_set_int(line, "examples", (int64_t)e->examples);
-    json_set(line, "metrics", progress_metrics(e));
+    json_set(line, "metrics", display_metrics(e));
     write_metrics(p, line);
 }
 
 /* ---- the line ---- */
 
-static void update_rate(struct progress *p, const Paramd__Control__StatusReply *s, uint64_t now)
+static void update_rate(struct display *p, const Paramd__Control__StatusReply *s, uint64_t now)
 {
     if (!p->rate_ms || s->examples < p->rate_examples) {
         p->rate_ms = now;
@@ -152,7 +152,7 @@ static void update_rate(struct progress *p, const Paramd__Control__StatusReply *
     }
 }
 
-static void describe(const struct progress *p, const Paramd__Control__StatusReply *s, struct str *out)
+static void describe(const struct display *p, const Paramd__Control__StatusReply *s, struct str *out)
 {
     double rate = p->rate > 0 ? p->rate : s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0;
 
@@ -179,7 +179,7 @@ static int terminal_width(void)
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
 }
 
-static void show_line(struct progress *p, const Paramd__Control__StatusReply *s, uint64_t now)
+static void show_line(struct display *p, const Paramd__Control__StatusReply *s, uint64_t now)
 {
     struct str text = {0};
     bool changed = strncmp(p->state, s->state, sizeof p->state - 1) != 0;
@@ -197,7 +197,7 @@ static void show_line(struct progress *p, const Paramd__Control__StatusReply *s,
     str_deinit(&text);
 }
 
-static void sample(struct progress *p, const Paramd__Control__StatusReply *s, uint64_t now)
+static void sample(struct display *p, const Paramd__Control__StatusReply *s, uint64_t now)
 {
     if (now - p->sample_ms < SAMPLE_EVERY_MS || s->step == p->last_step)
         return;
@@ -214,7 +214,7 @@ static void sample(struct progress *p, const Paramd__Control__StatusReply *s, ui
     p->last_step = s->step;
 }
 
-void progress_update(struct progress *p, const Paramd__Control__StatusReply *s)
+void display_update(struct display *p, const Paramd__Control__StatusReply *s)
 {
     uint64_t now = clock_ms();
 
@@ -222,7 +222,7 @@ void progress_update(struct progress *p, const Paramd__Control__StatusReply *s)
         show_eval(p, s->evals[p->evals_shown]);
     for (; p->warnings_shown < s->n_warnings; p->warnings_shown++) {
         struct json *line = json_object();
-        progress_say(p, "warning: %s", s->warnings[p->warnings_shown]);
+        display_say(p, "warning: %s", s->warnings[p->warnings_shown]);
         json_set_text(line, "kind", "warning");
         json_set_text(line, "text", s->warnings[p->warnings_shown]);
         write_metrics(p, line);
@@ -240,9 +240,9 @@ static double share(uint64_t part, uint64_t total)
     return total ? 100.0 * (double)part / (double)total : 0;
 }
 
-void progress_summary(const Paramd__Control__StatusReply *s, const char *digest, uint32_t pipeline_depth)
+void display_summary(const Paramd__Control__StatusReply *s, const char *digest, uint32_t pipeline_depth)
 {
-    const Paramd__Control__EvalRecord *e = progress_final_eval(s);
+    const Paramd__Control__EvalRecord *e = display_final_eval(s);
     const Paramd__Control__TimeShares *t = s->shares;
 
     fprintf(stderr, "\njob         %s: %s%s\n", s->job, s->state, s->stopped_early ? " (stopped early)" : "");
