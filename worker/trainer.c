@@ -11,7 +11,7 @@
 #include "common/mem.h"
 #include "common/metrics.h"
 #include "worker/network.h"
-#include "worker/progress.h"
+#include "worker/tally.h"
 
 /* Batches kept ready by a stream beyond those that wait for values. */
 #define READ_AHEAD 4u
@@ -25,7 +25,7 @@ struct replica {
     struct batch **batches; /* those given to the exchange and not yet pushed: step % batch_count */
     uint32_t batch_count;
     uint64_t read_to; /* the last batch that was read */
-    struct progress *progress;
+    struct tally *tally;
     bool is_over;
 };
 
@@ -232,10 +232,10 @@ static enum err open_replica(struct trainer *t, struct replica *r)
     r->batch_count = 2 * t->steps.pipeline_depth + 4;
     r->batches = must_alloc(r->batch_count * sizeof(struct batch *));
     exchange_resumed(t->exchange, r->index, &at);
-    e = progress_create(t->options.job, &t->steps, t->options.model->output_width, &r->progress);
+    e = tally_create(t->options.job, &t->steps, t->options.model->output_width, &r->tally);
     if (e != ERR_NONE)
         return e;
-    progress_restore(r->progress, at.acked, at.report);
+    tally_restore(r->tally, at.acked, at.report);
     r->read_to = at.first_batch - 1;
     log_info("trainer", "rank begins rank=%" PRIu32 " after_step=%" PRIu64, r->rank, at.acked);
     if (at.first_batch > t->steps.last_step)
@@ -249,7 +249,7 @@ static void close_replica(struct replica *r)
     for (uint32_t i = 0; r->batches != NULL && i < r->batch_count; i++)
         batch_release(r->batches[i]);
     batch_stream_close(r->stream);
-    progress_destroy(r->progress);
+    tally_destroy(r->tally);
     mem_free(r->batches);
 }
 
@@ -320,9 +320,9 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
     if (finite && b->example_count > 0 && t->options.job->train.clip_norm > 0)
         finite = isfinite(
             network_clip(t->options.model, b, &gradients, t->options.job->train.clip_norm));
-    struct progress_step counted = {
+    struct tally_step counted = {
         .step = w->step, .batch = b, .skipped = !finite, .loss = loss, .logits = t->logits};
-    e = progress_count(r->progress, &counted);
+    e = tally_count(r->tally, &counted);
     t->shares.compute += clock_ns() - start_ns;
     *skipped = !finite;
     if (e != ERR_NONE || finite)
@@ -330,12 +330,12 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
     log_warn("trainer",
              "step skipped: a gradient is not finite rank=%" PRIu32 " step=%" PRIu64 " of='%s'",
              r->rank, w->step, name_of_bad(t, b, w));
-    if (progress_skipped(r->progress) > t->options.job->train.max_skipped)
+    if (tally_skipped(r->tally) > t->options.job->train.max_skipped)
         return err_set(ERR_INPUT,
                        "rank %" PRIu32 ", step %" PRIu64 ": the gradient of '%s' is not finite, "
                        "for %" PRIu64 " steps in a row (train.max_skipped is %" PRIu32
                        "); a smaller learning rate or train.clip_norm may help",
-                       r->rank, w->step, name_of_bad(t, b, w), progress_skipped(r->progress),
+                       r->rank, w->step, name_of_bad(t, b, w), tally_skipped(r->tally),
                        t->options.job->train.max_skipped);
     return ERR_NONE;
 }
@@ -347,7 +347,7 @@ static enum err push(struct trainer *t, struct replica *r, const struct batch *b
         .is_empty = is_empty,
         .skipped = skipped,
         .weight = is_empty ? 0 : b->weight_sum,
-        .report = progress_report(r->progress),
+        .report = tally_report(r->tally),
     };
     return exchange_push(t->exchange, r->index, &p);
 }

@@ -1,5 +1,5 @@
 /*
- * progress.h - what a rank has seen so far, as it travels with its pushes and comes back after a
+ * tally.h - what a rank has seen so far, as it travels with its pushes and comes back after a
  * resume.
  *
  * Sums are cumulative from the state that the run started from. A push carries the sums after its
@@ -11,8 +11,8 @@
  * Units    loss and weight sums: fixed point 2^-20.
  * Threads  none; one owner.
  */
-#ifndef PARAMD_WORKER_PROGRESS_H
-#define PARAMD_WORKER_PROGRESS_H
+#ifndef PARAMD_WORKER_TALLY_H
+#define PARAMD_WORKER_TALLY_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,17 +25,17 @@
 #include "proto/paramd.pb-c.h"
 #include "worker/batch.h"
 
-struct progress;
+struct tally;
 
 /* `progressive`: keep the evaluation too. */
-enum err progress_create(const struct job *job, const struct steps *steps, uint32_t output_width,
-                         struct progress **out) MUST_CHECK;
-void progress_destroy(struct progress *p); /* accepts NULL */
+enum err tally_create(const struct job *job, const struct steps *steps, uint32_t output_width,
+                      struct tally **out) MUST_CHECK;
+void tally_destroy(struct tally *p); /* accepts NULL */
 
 /* Takes up what a rank had seen when `acked` was answered; report may be NULL. */
-void progress_restore(struct progress *p, uint64_t acked, const Paramd__Report *report);
+void tally_restore(struct tally *p, uint64_t acked, const Paramd__Report *report);
 
-struct progress_step {
+struct tally_step {
     uint64_t step;
     const struct batch *batch;
     bool skipped; /* a gradient was not finite: loss and predictions do not count */
@@ -43,11 +43,11 @@ struct progress_step {
     const float *logits;
 };
 /* Counts a step that is about to be pushed; one that was counted before is not counted again. */
-enum err progress_count(struct progress *p, const struct progress_step *s) MUST_CHECK;
-uint64_t progress_skipped(const struct progress *p); /* steps in a row, the last one included */
+enum err tally_count(struct tally *p, const struct tally_step *s) MUST_CHECK;
+uint64_t tally_skipped(const struct tally *p); /* steps in a row, the last one included */
 
-/* The report of the last step counted; what it points to stays valid until the next progress_ call.
+/* The report of the last step counted; what it points to stays valid until the next tally_ call.
  */
-const Paramd__Report *progress_report(struct progress *p);
+const Paramd__Report *tally_report(struct tally *p);
 
 #endif

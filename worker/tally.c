@@ -1,4 +1,4 @@
-#include "worker/progress.h"
+#include "worker/tally.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,7 +19,7 @@ struct sums { /* after a step; also how they are written */
     uint64_t skipped; /* steps in a row */
 };
 
-struct progress {
+struct tally {
     struct steps steps;
     struct evaluation *progressive; /* NULL: not asked for */
     struct sums history[HISTORY_MAX];
@@ -30,10 +30,10 @@ struct progress {
     struct str state, metrics;
 };
 
-enum err progress_create(const struct job *job, const struct steps *steps, uint32_t output_width,
-                         struct progress **out)
+enum err tally_create(const struct job *job, const struct steps *steps, uint32_t output_width,
+                      struct tally **out)
 {
-    struct progress *p = must_alloc(sizeof *p);
+    struct tally *p = must_alloc(sizeof *p);
     p->steps = *steps;
     p->history_keep = steps->pipeline_depth + 2;
     CHECK(p->history_keep <= HISTORY_MAX);
@@ -51,7 +51,7 @@ enum err progress_create(const struct job *job, const struct steps *steps, uint3
     return ERR_NONE;
 }
 
-void progress_destroy(struct progress *p)
+void tally_destroy(struct tally *p)
 {
     if (p == NULL)
         return;
@@ -61,14 +61,14 @@ void progress_destroy(struct progress *p)
     mem_free(p);
 }
 
-static struct sums *newest(struct progress *p)
+static struct sums *newest(struct tally *p)
 {
     return &p->history[p->history_count - 1];
 }
 
 /* ---- as bytes: version, count, sums oldest first; little-endian ---- */
 
-static void encode(const struct progress *p, struct str *out)
+static void encode(const struct tally *p, struct str *out)
 {
     uint32_t head[2] = {STATE_VERSION, p->history_count};
     str_clear(out);
@@ -103,7 +103,7 @@ static bool decode(const ProtobufCBinaryData *bytes, uint64_t acked, struct sums
 }
 
 /* The progressive evaluation as of a drain point; steps up to it are not counted again. */
-static void restore_evaluation(struct progress *p, const Paramd__Report *report, uint64_t reported)
+static void restore_evaluation(struct tally *p, const Paramd__Report *report, uint64_t reported)
 {
     bool within_epoch = reported > 0 && !steps_is_epoch_end(&p->steps, reported);
     if (p->progressive == NULL || report->metrics.len == 0)
@@ -113,12 +113,12 @@ static void restore_evaluation(struct progress *p, const Paramd__Report *report,
     if (!within_epoch)
         return;
     if (evaluation_decode(p->progressive, report->metrics.data, report->metrics.len) != ERR_NONE) {
-        log_warn("progress", "progressive evaluation begins anew: %s", err_text());
+        log_warn("tally", "progressive evaluation begins anew: %s", err_text());
         evaluation_clear(p->progressive);
     }
 }
 
-void progress_restore(struct progress *p, uint64_t acked, const Paramd__Report *report)
+void tally_restore(struct tally *p, uint64_t acked, const Paramd__Report *report)
 {
     struct sums sums = {.step = acked};
     uint64_t reported = acked;
@@ -156,7 +156,7 @@ static int64_t add_saturating(int64_t a, int64_t b)
     return b > 0 ? INT64_MAX : INT64_MIN;
 }
 
-static enum err evaluate(struct progress *p, const struct progress_step *s)
+static enum err evaluate(struct tally *p, const struct tally_step *s)
 {
     const struct batch *b = s->batch;
     if (p->progressive == NULL || s->step <= p->evaluated)
@@ -170,7 +170,7 @@ static enum err evaluate(struct progress *p, const struct progress_step *s)
                           b->example_count);
 }
 
-enum err progress_count(struct progress *p, const struct progress_step *s)
+enum err tally_count(struct tally *p, const struct tally_step *s)
 {
     struct sums now = *newest(p);
     if (s->step <= now.step)
@@ -188,12 +188,12 @@ enum err progress_count(struct progress *p, const struct progress_step *s)
     return evaluate(p, s);
 }
 
-uint64_t progress_skipped(const struct progress *p)
+uint64_t tally_skipped(const struct tally *p)
 {
     return p->history[p->history_count - 1].skipped;
 }
 
-const Paramd__Report *progress_report(struct progress *p)
+const Paramd__Report *tally_report(struct tally *p)
 {
     const struct sums *now = newest(p);
     encode(p, &p->state);
