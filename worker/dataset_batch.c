@@ -131,21 +131,24 @@ static void fill_values(const struct table_job *j)
 /* ---- ids through the group's dictionary
  * -------------------------------------------------------------- */
 
+/* In two loops: look-ups that wait for memory overlap while nothing is written in between. */
 static void mark_terms(const struct table_job *j)
 {
     struct group_table *x = &j->g->tables[j->table];
-    uint32_t *ids = j->out->ids;
-    uint64_t *marks = x->marks;
+    uint32_t *restrict ids = j->out->ids;
+    uint64_t *restrict marks = x->marks;
     for (uint32_t i = 0; i < j->n; i++) {
         prefetch(j, i + PREFETCH_AHEAD);
         const struct block_table *b = &j->g->views[j->picks[i].range].tables[j->table];
         const uint32_t *local = x->of_range[j->picks[i].range];
         struct terms terms = terms_of(b, row_of(j->g, j->picks[i]));
-        for (uint32_t k = terms.begin; k < terms.end; k++) {
-            uint32_t place = local[b->ids[k]];
-            marks[place >> 6] |= (uint64_t)1 << (place & 63);
-            *ids++ = place;
-        }
+        const uint32_t *in_block = b->ids + terms.begin;
+        uint32_t count = terms.end - terms.begin;
+        for (uint32_t k = 0; k < count; k++)
+            ids[k] = local[in_block[k]];
+        for (uint32_t k = 0; k < count; k++)
+            marks[ids[k] >> 6] |= (uint64_t)1 << (ids[k] & 63);
+        ids += count;
     }
 }
 
