@@ -122,7 +122,7 @@ static double gib(double bytes)
 }
 
 /*
- * R·((d+1)·push + 2(d+1)·pull), PROTOCOL.md 3, were all keys of a batch different and every feature
+ * Ranks × ((d + 1) push + 2 (d + 1) pull), were all keys of a batch different and every feature
  * had one value; and the dense parameters, which are known exactly. Spread over the servers evenly,
  * as mixed keys are.
  */
