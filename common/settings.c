@@ -100,6 +100,18 @@ static const struct setting *find_row(const struct settings_view *v, const char 
     return NULL;
 }
 
+/*
+ * A model's setting that the chosen type has no use for is passed over, so that `--set model.type=lr` turns an fm
+ * job into an lr job. It is no part of the resolved job, nor of its hash.
+ */
+static bool is_of_another_model(const struct settings_view *v, const char *path)
+{
+    for (size_t i = 0; i < v->count; i++)
+        if (!strncmp(path, "model.", 6) && !strcmp(v->rows[i].path, path))
+            return true;
+    return false;
+}
+
 static bool is_section(const struct settings_view *v, const char *prefix)
 {
     for (size_t i = 0; i < v->count; i++)
@@ -134,7 +146,7 @@ static enum err read_member(const struct settings_view *v, const struct conf_nod
         else if (!conf_is_null(n))
             e = setting_error(ERR_INPUT, n, full,
                               "is a group of settings; give a map {name: value}");
-    } else {
+    } else if (!is_of_another_model(v, rel)) {
         e = unknown(v, n, prefix, name, full);
     }
     mem_free(rel);

@@ -402,6 +402,20 @@ static void test_optimizer_types(void **state)
     }
 }
 
+/* What another type of model would use is passed over, and no part of the job's identity. */
+static void test_settings_of_other_models(void **state)
+{
+    static const char *const to_lr[] = {"model.type=lr", NULL};
+    struct job *plain = parse("data: {format: libsvm, train: t}\nmodel: {type: lr}\n");
+    struct job *switched = parse_with("data: {format: libsvm, train: t}\n"
+                                      "model: {type: mlp, hidden: [8], dropout: 0.5, dim: 4}\n",
+                                      to_lr, NULL);
+    assert_int_equal(switched->model.type, MODEL_LR);
+    assert_string_equal(plain->hash, switched->hash);
+    job_destroy(plain);
+    job_destroy(switched);
+}
+
 static void test_names(void **state)
 {
     for (unsigned i = 0; i < METRIC_COUNT; i++)
@@ -418,6 +432,7 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_settings_of_other_models),
         cmocka_unit_test(test_defaults),  cmocka_unit_test(test_formats),
         cmocka_unit_test(test_values),    cmocka_unit_test(test_round_trips),
         cmocka_unit_test(test_hash),      cmocka_unit_test(test_feed_as_written),
