@@ -53,7 +53,7 @@
 #define CHECKPOINT_TAIL_BYTES 32u
 
 struct checkpoint_file {
-    char *name;                      /* "table0-0000-4096.0000": no '/', no ".." */
+    char *name;                      /* "table0-0000-4096.0.0000": no '/', no ".." */
     uint64_t size;
     uint32_t index_crc;
     uint64_t rows;

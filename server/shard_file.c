@@ -14,9 +14,10 @@ static const char file_begin[8] = {'P', 'D', 'S', 'H', 'A', 'R', 'D', '1'};
 char *shard_file_name(const struct shard_file_range *r)
 {
     if (r->table == SHARD_FILE_DENSE)
-        return must_format("dense-%04u-%04u.%04u", r->first_partition, r->end_partition, r->piece);
-    return must_format("table%u-%04u-%04u.%04u", r->table, r->first_partition, r->end_partition,
-                       r->piece);
+        return must_format("dense-%04u-%04u.%u.%04u", r->first_partition, r->end_partition,
+                           r->attempt, r->piece);
+    return must_format("table%u-%04u-%04u.%u.%04u", r->table, r->first_partition, r->end_partition,
+                       r->attempt, r->piece);
 }
 
 /* A number up to `end`, which is stepped over. */
@@ -44,8 +45,9 @@ enum err shard_file_parse_name(const char *name, struct shard_file_range *out)
     bool is_good = rest != name && (!is_table || take_number(&rest, '-', &r.table)) &&
                    take_number(&rest, '-', &r.first_partition) &&
                    take_number(&rest, '.', &r.end_partition) &&
-                   take_number(&rest, '\0', &r.piece) && r.first_partition < r.end_partition &&
-                   r.end_partition <= PARTITION_COUNT && (!is_table || r.table < TABLE_MAX);
+                   take_number(&rest, '.', &r.attempt) && take_number(&rest, '\0', &r.piece) &&
+                   r.first_partition < r.end_partition && r.end_partition <= PARTITION_COUNT &&
+                   (!is_table || r.table < TABLE_MAX);
     /* One name for one file: no other way to write the numbers. */
     char *again = is_good ? shard_file_name(&r) : NULL;
     is_good = is_good && strcmp(again, name) == 0;
@@ -61,19 +63,19 @@ enum err shard_file_parse_name(const char *name, struct shard_file_range *out)
 /* How far the files of one table, or of the dense parameters, have got. */
 struct coverage {
     bool any;
-    uint32_t first, end, piece; /* of the last file */
+    uint32_t first, end, attempt, piece; /* of the last file */
 };
 
 static enum err cover(struct coverage *c, const struct shard_file_range *r, const char *name)
 {
     bool is_next_piece = c->any && r->first_partition == c->first && r->end_partition == c->end &&
-                         r->piece == c->piece + 1;
+                         r->attempt == c->attempt && r->piece == c->piece + 1;
     uint32_t expected = c->any ? c->end : 0;
 
     if (!is_next_piece && (r->first_partition != expected || r->piece != 0))
         return err_set(ERR_CORRUPT, "'%s': the file before it ends at partition %u: one is missing",
                        name, expected);
-    *c = (struct coverage){true, r->first_partition, r->end_partition, r->piece};
+    *c = (struct coverage){true, r->first_partition, r->end_partition, r->attempt, r->piece};
     return ERR_NONE;
 }
 

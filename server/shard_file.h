@@ -21,11 +21,15 @@
 
 struct storage_reader;
 
-/* What a file's name says; a file is cut into pieces where it would pass CHECKPOINT_FILE_MAX. */
+/*
+ * What a file's name says. A file is cut into pieces where it would pass CHECKPOINT_FILE_MAX. Each
+ * attempt of a process at a snapshot has a number of its own, so that the writer of one that was
+ * given up, and still hangs in the storage, never touches the files of the next one.
+ */
 struct shard_file_range {
     uint32_t table;                          /* or SHARD_FILE_DENSE */
     uint32_t first_partition, end_partition;
-    uint32_t piece;
+    uint32_t attempt, piece;
 };
 
 struct shard_file {

@@ -1,5 +1,6 @@
 #include "server/snapshot.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,12 +144,14 @@ static uint32_t widest_row(const struct schema *schema)
 
 static enum err prepare(struct snapshot *s, const struct snapshot_options *o)
 {
+    static atomic_uint attempts;
     const struct shard_options *shard = shard_options_of(s->shard);
     struct snapshot_writer_options writer = {
         .directory = o->directory,
         .table_count = s->schema->table_count,
         .first_partition = shard->first_partition,
         .end_partition = shard->end_partition,
+        .attempt = atomic_fetch_add(&attempts, 1),
         .file_max = o->file_max_bytes ? o->file_max_bytes : CHECKPOINT_FILE_MAX,
     };
     uint32_t row_bytes = widest_row(s->schema) * (uint32_t)sizeof(float);

@@ -27,7 +27,7 @@ struct output {
 
 struct snapshot_writer {
     char *directory;
-    uint32_t table_count, first_partition, end_partition;
+    uint32_t table_count, first_partition, end_partition, attempt;
     uint64_t file_max;
 
     struct queue *blocks;
@@ -96,6 +96,7 @@ enum err snapshot_writer_create(const struct snapshot_writer_options *o,
     w->table_count = o->table_count;
     w->first_partition = o->first_partition;
     w->end_partition = o->end_partition;
+    w->attempt = o->attempt;
     w->file_max = o->file_max;
     w->blocks = queue_create(o->blocks_max);
     atomic_init(&w->state, SNAPSHOT_RUNNING);
@@ -176,7 +177,8 @@ void snapshot_writer_destroy(struct snapshot_writer *w)
 static enum err output_open(struct snapshot_writer *w, uint32_t table, uint32_t piece)
 {
     struct output *out = &w->out;
-    struct shard_file_range range = {table, w->first_partition, w->end_partition, piece};
+    struct shard_file_range range = {table, w->first_partition, w->end_partition, w->attempt,
+                                     piece};
 
     mem_free(out->name);
     out->name = shard_file_name(&range);
@@ -185,8 +187,6 @@ static enum err output_open(struct snapshot_writer *w, uint32_t table, uint32_t 
     out->rows = 0;
     out->entry_count = 0;
     char *uri = storage_join(w->directory, out->name);
-    /* An attempt before this one may have left the name: nothing refers to it without a manifest.
-     */
     enum err err = storage_write_open(uri, true, &out->writer);
     mem_free(uri);
     if (!err)

@@ -8,7 +8,7 @@
  * The storage may hang for minutes, the owner must not: nothing here waits for the storage, but
  * destroy(), a moment. A thread that has not ended then goes on by itself until its call into the
  * storage returns, removes its files, and frees what it needs; it uses nothing of the shard but
- * references to dense buffers.
+ * references to dense buffers, and no file of a later attempt.
  *
  * Threads  all functions: the owner.
  */
@@ -45,6 +45,7 @@ struct snapshot_writer_options {
     const char *directory;
     uint32_t table_count;
     uint32_t first_partition, end_partition;
+    uint32_t attempt;                /* of this process: see struct shard_file_range */
     size_t blocks_max;               /* that wait at a time */
     uint64_t file_max;               /* bytes; then the next piece is begun */
 };

@@ -81,24 +81,26 @@ static void test_file_names(void **state)
         "dense-0000-4096",
         "table0-0000-4096",
         "table0-0000-4096.",
-        "table0-0000-4096.0",
-        "table00-0000-4096.0000",
-        "table256-0000-4096.0000",
-        "table0-0000-4097.0000",
-        "table0-0010-0010.0000",
-        "table0-0011-0010.0000",
-        "table0-0000-4096.0000.",
-        "table0-0000-4096.0000 ",
+        "table0-0000-4096.0.0",
+        "table00-0000-4096.0.0000",
+        "table256-0000-4096.0.0000",
+        "table0-0000-4097.0.0000",
+        "table0-0010-0010.0.0000",
+        "table0-0011-0010.0.0000",
+        "table0-0000-4096.0.0000.",
+        "table0-0000-4096.0000",
+        "table0-0000-4096.00.0000",
+        "table0-0000-4096.0.0000 ",
         "Table0-0000-4096.0000",
-        "table0-+000-4096.0000",
-        "table0-0000-4096.99999999999",
-        "dense0-0000-4096.0000",
-        "../table0-0000-4096.0000",
+        "table0-+000-4096.0.0000",
+        "table0-0000-4096.0.99999999999",
+        "dense0-0000-4096.0.0000",
+        "../table0-0000-4096.0.0000",
     };
     static const struct shard_file_range good[] = {
-        {0, 0, 4096, 0},
-        {255, 4095, 4096, 12345},
-        {SHARD_FILE_DENSE, 1, 2, 3},
+        {0, 0, 4096, 0, 0},
+        {255, 4095, 4096, UINT32_MAX, 12345},
+        {SHARD_FILE_DENSE, 1, 2, 3, 4},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct shard_file_range r;
@@ -211,7 +213,7 @@ static void forge(const char *from, const char *to, struct str *out)
 
 static void test_manifest_forged(void **state)
 {
-    static const char *const name = "\"name\": \"table0-0000-4096.0000\"";
+    static const char *const name = "\"name\": \"table0-0000-4096.0.0000\"";
     const struct {
         const char *from, *to;
         enum err err;
@@ -242,7 +244,7 @@ static void test_manifest_forged(void **state)
         {name, "\"name\": \"\"", ERR_CORRUPT, "''"},
         {name, "\"name\": \"a\\\\b\"", ERR_CORRUPT, "a\\b"},
         {name, "\"name\": \"MANIFEST.json\"", ERR_CORRUPT, "MANIFEST.json"},
-        {name, "\"name\": \"dense-0000-4096.0000\"", ERR_CORRUPT, "out of order"},
+        {name, "\"name\": \"dense-0000-4096.0.0000\"", ERR_CORRUPT, "out of order"},
         {name, "\"name\": \"aaa\"", ERR_CORRUPT, "out of order"},
         {name, "\"name\": 7", ERR_CORRUPT, "files[1]"},
         {"\"metrics\": \"00ff10\"", "\"metrics\": \"00ff1\"", ERR_CORRUPT, "odd"},
@@ -277,23 +279,32 @@ static void test_file_set(void **state)
         uint32_t tables;
         const char *says; /* NULL: good */
     } cases[] = {
-        {{"dense-0000-4096.0000"}, 0, NULL},
-        {{"dense-0000-4096.0000", "table0-0000-4096.0000"}, 1, NULL},
-        {{"dense-0000-2048.0000", "dense-2048-4096.0000", "table0-0000-4096.0000"}, 1, NULL},
-        {{"dense-0000-4096.0000", "table0-0000-1000.0000", "table0-0000-1000.0001",
-          "table0-1000-4096.0000"},
+        {{"dense-0000-4096.0.0000"}, 0, NULL},
+        {{"dense-0000-4096.0.0000", "table0-0000-4096.0.0000"}, 1, NULL},
+        {{"dense-0000-2048.0.0000", "dense-2048-4096.0.0000", "table0-0000-4096.0.0000"}, 1, NULL},
+        {{"dense-0000-4096.0.0000", "table0-0000-1000.0.0000", "table0-0000-1000.0.0001",
+          "table0-1000-4096.0.0000"},
          1,
          NULL},
         {{NULL}, 0, "dense parameters"},
-        {{"table0-0000-4096.0000"}, 0, "dense parameters"},
-        {{"dense-0000-4096.0000", "table1-0000-4096.0000"}, 0, "table 0"},
-        {{"dense-0000-4096.0000", "table0-0000-4095.0000"}, 0, "table 0 end at partition 4095"},
-        {{"dense-0000-4096.0000", "table0-0001-4096.0000"}, 0, "ends at partition 0"},
-        {{"dense-0000-4096.0000", "table0-0000-0100.0000", "table0-0101-4096.0000"}, 0, "100"},
-        {{"dense-0000-4096.0000", "table0-0000-0100.0000", "table0-0099-4096.0000"}, 0, "100"},
-        {{"dense-0000-4096.0000", "table0-0000-4096.0001"}, 0, "missing"},
-        {{"dense-0000-4096.0000", "table0-0000-4096.0000", "table0-0000-4096.0002"}, 0, "missing"},
-        {{"dense-0000-4096.0000", "extra"}, 0, "'extra'"},
+        {{"table0-0000-4096.0.0000"}, 0, "dense parameters"},
+        {{"dense-0000-4096.0.0000", "table1-0000-4096.0.0000"}, 0, "table 0"},
+        {{"dense-0000-4096.0.0000", "table0-0000-4095.0.0000"}, 0, "table 0 end at partition 4095"},
+        {{"dense-0000-4096.0.0000", "table0-0001-4096.0.0000"}, 0, "ends at partition 0"},
+        {{"dense-0000-4096.0.0000", "table0-0000-0100.0.0000", "table0-0101-4096.0.0000"},
+         0,
+         "100"},
+        {{"dense-0000-4096.0.0000", "table0-0000-0100.0.0000", "table0-0099-4096.0.0000"},
+         0,
+         "100"},
+        {{"dense-0000-4096.0.0000", "table0-0000-4096.0.0001"}, 0, "missing"},
+        {{"dense-0000-4096.0.0000", "table0-0000-4096.0.0000", "table0-0000-4096.0.0002"},
+         0,
+         "missing"},
+        {{"dense-0000-4096.0.0000", "table0-0000-4096.0.0000", "table0-0000-4096.1.0001"},
+         0,
+         "missing"},
+        {{"dense-0000-4096.0.0000", "extra"}, 0, "'extra'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct checkpoint_file files[6];

@@ -150,9 +150,9 @@ static void copy(const char *from, const char *to, const char *name)
 
 static void test_files_in_wrong_places(void **state)
 {
-    static const char *const dense = "dense-0000-4096.0000";
-    static const char *const table0 = "table0-0000-4096.0000";
-    static const char *const table1 = "table1-0000-4096.0000";
+    static const char *const dense = "dense-0000-4096.0.0000";
+    static const char *const table0 = "table0-0000-4096.0.0000";
+    static const char *const table1 = "table1-0000-4096.0.0000";
     const struct small_checkpoint c = {.generation = 1, .step = 2};
     const struct small_checkpoint other = {.generation = 1, .step = 2, .add = 0.5f, .job = "other"};
     char before[SHA256_HEX_SIZE], after[SHA256_HEX_SIZE];
@@ -181,15 +181,15 @@ static void test_files_in_wrong_places(void **state)
     checkpoint_manifest_destroy(small_checkpoint_files("places/1-2", &c));
     assert_verifies("places/1-2");
     /* Missing. */
-    assert_int_equal(storage_remove("places/1-2/table1-0000-4096.0000"), ERR_NONE);
+    assert_int_equal(storage_remove("places/1-2/table1-0000-4096.0.0000"), ERR_NONE);
     assert_corrupt("places/1-2", "missing", 0);
     assert_says("missing");
     assert_says(table1);
     assert_newest("places", ERR_CORRUPT, "places/1-1");
     /* A directory where a file must be, and where the manifest must be. */
-    assert_int_equal(mkdir("places/1-2/table1-0000-4096.0000", 0755), 0);
+    assert_int_equal(mkdir("places/1-2/table1-0000-4096.0.0000", 0755), 0);
     assert_newest("places", ERR_CORRUPT, "places/1-1");
-    assert_int_equal(rmdir("places/1-2/table1-0000-4096.0000"), 0);
+    assert_int_equal(rmdir("places/1-2/table1-0000-4096.0.0000"), 0);
     checkpoint_manifest_destroy(small_checkpoint_files("places/1-2", &c));
     assert_verifies("places/1-2");
     assert_int_equal(storage_remove("places/1-2/MANIFEST.json"), ERR_NONE);
@@ -200,10 +200,10 @@ static void test_files_in_wrong_places(void **state)
     assert_int_equal(rmdir("places/1-2/MANIFEST.json"), 0);
     small_checkpoint_write("places/1-2", &c);
     /* What the manifest does not list does not count. */
-    copy("other/1-2", "places/1-2", "table0-0000-4096.0000");
+    copy("other/1-2", "places/1-2", "table0-0000-4096.0.0000");
     checkpoint_manifest_destroy(small_checkpoint_files("places/1-2", &c));
-    small_file_write("places/1-2", "table2-0000-4096.0000", "junk", 4);
-    small_file_write("places/1-2", "table0-0000-2048.0000", "junk", 4);
+    small_file_write("places/1-2", "table2-0000-4096.0.0000", "junk", 4);
+    small_file_write("places/1-2", "table0-0000-2048.0.0000", "junk", 4);
     assert_verifies("places/1-2");
     assert_int_equal(checkpoint_digest("places/1-2", after), ERR_NONE);
     assert_string_equal(before, after);
@@ -421,7 +421,7 @@ static void test_blocks_lie(void **state)
         if (cases[i].says) {
             assert_corrupt("forged/1-1", "case", i);
             assert_says(cases[i].says);
-            assert_says("table1-0000-4096.0000");
+            assert_says("table1-0000-4096.0.0000");
             assert_int_equal(checkpoint_digest("forged/1-1", hex), ERR_CORRUPT);
             assert_says(cases[i].says);
         } else {
