@@ -45,7 +45,8 @@ struct trainer {
     struct network *network;
     float *logits;
     uint64_t start_ns;
-    struct trainer_shares shares;
+    struct trainer_shares shares; /* wait and exchange are filled in by publish() */
+    uint64_t in_exchange_ns;      /* in calls of the exchange, waiting included */
     enum trainer_end end;
 };
 
@@ -121,6 +122,10 @@ static void publish(struct trainer *t, const char *why)
 {
     pthread_mutex_lock(&t->lock);
     t->shares.total = clock_ns() - t->start_ns;
+    if (t->exchange != NULL) {
+        t->shares.wait = exchange_wait_ns(t->exchange);
+        t->shares.exchange = t->in_exchange_ns - t->shares.wait;
+    }
     t->status.shares = t->shares;
     t->status.end = t->end;
     if (why != NULL) {
@@ -187,6 +192,7 @@ static enum err rank_over(struct trainer *t, struct replica *r, enum err e)
 
 static enum err open_exchange(struct trainer *t)
 {
+    uint64_t start_ns = clock_ns();
     enum err e = exchange_open(&t->options.exchange, &t->exchange);
     for (uint32_t i = 0; i < t->rank_count && e == ERR_NONE; i++) {
         struct exchange_rank_options o = {.rank = t->options.ranks[i].rank,
@@ -197,6 +203,7 @@ static enum err open_exchange(struct trainer *t)
     }
     if (e == ERR_NONE)
         e = exchange_resume(t->exchange);
+    t->in_exchange_ns += clock_ns() - start_ns;
     return e;
 }
 
@@ -273,7 +280,7 @@ static enum err read_batches(struct trainer *t, struct replica *r)
         r->read_to++;
         start_ns = clock_ns();
         e = exchange_give(t->exchange, r->index, b);
-        t->shares.exchange += clock_ns() - start_ns;
+        t->in_exchange_ns += clock_ns() - start_ns;
         if (e != ERR_NONE)
             return e;
     }
@@ -357,11 +364,11 @@ static enum err train_step(struct trainer *t, struct replica *r)
 {
     struct exchange_work work;
     bool skipped;
-    uint64_t start_ns = clock_ns(), waited_ns = exchange_wait_ns(t->exchange);
+    uint64_t start_ns = clock_ns();
     enum err e = exchange_wait(t->exchange, r->index, &work);
+    t->in_exchange_ns += clock_ns() - start_ns;
     if (e != ERR_NONE)
         return rank_over(t, r, e);
-    uint64_t exchange_ns = clock_ns() - start_ns;
     struct batch **place = &r->batches[work.step % r->batch_count];
     e = compute(t, r, *place, &work, &skipped);
     if (e == ERR_NONE)
@@ -372,10 +379,7 @@ static enum err train_step(struct trainer *t, struct replica *r)
     }
     start_ns = clock_ns();
     e = push(t, r, *place, skipped);
-    exchange_ns += clock_ns() - start_ns;
-    waited_ns = exchange_wait_ns(t->exchange) - waited_ns;
-    t->shares.wait += waited_ns;
-    t->shares.exchange += exchange_ns - waited_ns;
+    t->in_exchange_ns += clock_ns() - start_ns;
     batch_release(*place);
     *place = NULL;
     return e == ERR_NONE ? ERR_NONE : rank_over(t, r, e);
@@ -396,34 +400,57 @@ static struct replica *pick(struct trainer *t)
     return behind;
 }
 
-static enum err train(struct trainer *t)
+/* Gives every rank its first batches, and asks for their values. */
+static enum err begin(struct trainer *t)
 {
-    enum err e = ERR_NONE;
     for (uint32_t i = 0; i < t->rank_count; i++) {
         struct replica *r = &t->replicas[i];
-        if (!r->is_over && (e = read_batches(t, r)) != ERR_NONE) {
+        if (r->is_over)
+            continue;
+        enum err e = read_batches(t, r);
+        if (e != ERR_NONE) {
             t->end = end_of_error(e);
             return e;
         }
-        if (!r->is_over && (e = exchange_begin(t->exchange, r->index)) != ERR_NONE &&
-            (e = rank_over(t, r, e)) != ERR_NONE)
+        uint64_t start_ns = clock_ns();
+        e = exchange_begin(t->exchange, r->index);
+        t->in_exchange_ns += clock_ns() - start_ns;
+        if (e != ERR_NONE && (e = rank_over(t, r, e)) != ERR_NONE)
             return e;
     }
-    struct replica *r;
-    while ((r = pick(t)) != NULL) {
-        if ((e = train_step(t, r)) != ERR_NONE)
-            return e;
-        publish(t, NULL);
-    }
-    for (uint32_t i = 0; i < t->rank_count; i++) {
-        r = &t->replicas[i];
-        if (!r->is_over && (e = exchange_finish(t->exchange, r->index)) != ERR_NONE &&
-            (e = rank_over(t, r, e)) != ERR_NONE)
-            return e;
-        publish(t, NULL);
-    }
-    t->end = TRAINER_FINISHED;
     return ERR_NONE;
+}
+
+/* Waits for the last answers. */
+static enum err finish(struct trainer *t)
+{
+    for (uint32_t i = 0; i < t->rank_count; i++) {
+        struct replica *r = &t->replicas[i];
+        if (r->is_over)
+            continue;
+        uint64_t start_ns = clock_ns();
+        enum err e = exchange_finish(t->exchange, r->index);
+        t->in_exchange_ns += clock_ns() - start_ns;
+        if (e != ERR_NONE && (e = rank_over(t, r, e)) != ERR_NONE)
+            return e;
+        publish(t, NULL);
+    }
+    return ERR_NONE;
+}
+
+static enum err train(struct trainer *t)
+{
+    struct replica *r;
+    enum err e = begin(t);
+    while (e == ERR_NONE && (r = pick(t)) != NULL) {
+        e = train_step(t, r);
+        publish(t, NULL);
+    }
+    if (e == ERR_NONE)
+        e = finish(t);
+    if (e == ERR_NONE)
+        t->end = TRAINER_FINISHED;
+    return e;
 }
 
 static enum err open_all(struct trainer *t)
