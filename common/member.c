@@ -17,10 +17,11 @@
 #include "common/str.h"
 
 #define PARK_MS    1000u /* the leader answers an exchange after this long at the latest */
-#define SPACING_MS 10u   /* between exchanges that were poked */
+#define SPACING_MS 3u    /* between exchanges that were poked */
 #define SEARCH_MS  200u  /* between looks for a leader */
-#define OPEN_MAX   2u /* a poke sends a second exchange; the leader then answers the first at once \
-                       */
+#define OPEN_MAX                                                                                   \
+    2u /* a poke sends a second exchange; the leader then answers the first at once                \
+        */
 
 struct exchange {
     struct member *member;

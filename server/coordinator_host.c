@@ -13,11 +13,12 @@
 #include "server/coordinator.h"
 #include "server/coordinator_storage.h"
 
-#define LEAD_EVERY_MS 250u
-#define TICK_MS       100u
-#define PARK_MS       1000u
-#define EVENTS_MAX    4096u
-#define MISSES_MAX    3u /* looks at the registry without a member before it counts as gone */
+#define LEAD_EVERY_MS  250u
+#define WATCH_EVERY_MS 100u
+#define TICK_MS        100u
+#define PARK_MS        1000u
+#define EVENTS_MAX     4096u
+#define MISSES_MAX     2u /* looks at the registry without a member before it counts as gone */
 
 enum event_kind { EVENT_CALL, EVENT_LED, EVENT_GONE, EVENT_RESULT };
 
@@ -245,6 +246,20 @@ static bool is_listed(const struct registry_entry *entries, size_t count, const 
     return false;
 }
 
+/* Called locked. */
+static void watch_one(struct coordinator_host *h, const char *id)
+{
+    struct watched *w = h->watched;
+    while (w != NULL && strcmp(w->id, id) != 0)
+        w = w->next;
+    if (w != NULL)
+        return;
+    w = must_alloc(sizeof *w);
+    w->id = must_strdup(id);
+    w->next = h->watched;
+    h->watched = w;
+}
+
 static void watch_members(struct coordinator_host *h)
 {
     struct registry_entry *entries;
@@ -267,17 +282,8 @@ static void watch_members(struct coordinator_host *h)
         mem_free(w->id);
         mem_free(w);
     }
-    for (size_t i = 0; i < count; i++) {
-        struct watched *w = h->watched;
-        while (w != NULL && strcmp(w->id, entries[i].id) != 0)
-            w = w->next;
-        if (w != NULL)
-            continue;
-        w = must_alloc(sizeof *w);
-        w->id = must_strdup(entries[i].id);
-        w->next = h->watched;
-        h->watched = w;
-    }
+    for (size_t i = 0; i < count; i++)
+        watch_one(h, entries[i].id);
     pthread_mutex_unlock(&h->lock);
     registry_entries_free(entries, count);
 }
@@ -310,7 +316,7 @@ static void *watch_run(void *context)
             try_to_lead(h);
         else
             watch_members(h);
-        uint64_t until = clock_ms() + LEAD_EVERY_MS;
+        uint64_t until = clock_ms() + (atomic_load(&h->leads) ? WATCH_EVERY_MS : LEAD_EVERY_MS);
         struct timespec t = {.tv_sec = (time_t)(until / 1000),
                              .tv_nsec = (long)(until % 1000) * 1000000};
         pthread_mutex_lock(&h->lock);
@@ -392,6 +398,10 @@ static void exchange(struct coordinator_host *h, struct event *e, uint64_t now)
         mem_free(p);
         return;
     }
+    /* One that joins and leaves between two looks at the registry is missed, too. */
+    pthread_mutex_lock(&h->lock);
+    watch_one(h, p->member);
+    pthread_mutex_unlock(&h->lock);
     answer_parked(h, now, p->member);
     p->next = h->parked;
     h->parked = p;
