@@ -69,28 +69,48 @@ static bool is_null(const struct job_data *d, struct span field)
     return false;
 }
 
+/* The closing quote of the field that begins at `start`; NULL: there is none. */
+static char *closing_quote(const struct reader *r, char *start, bool *escapes)
+{
+    bool backslash = r->options.data->csv.escape == ESCAPE_BACKSLASH;
+    *escapes = false;
+    for (char *p = start + 1; p < r->end; p++) {
+        bool more = p + 1 < r->end;
+        if (more && ((backslash && *p == '\\') || (!backslash && *p == '"' && p[1] == '"'))) {
+            *escapes = true;
+            p++;
+        } else if (*p == '"') {
+            return p;
+        }
+    }
+    return NULL;
+}
+
 /* The quoted field that begins at `start`; *stop_out is behind its closing quote. */
 static enum err unquote(struct reader *r, char *start, struct span *out, char **stop_out)
 {
-    bool backslash = r->options.data->csv.escape == ESCAPE_BACKSLASH;
-    char *from = start + 1, *to = start + 1;
-    for (;; from++) {
-        if (from >= r->end)
-            return reader_error(r, start, "a quoted field is not closed");
-        if (backslash && *from == '\\' && from + 1 < r->end) {
-            *to++ = *++from;
-        } else if (*from != '"') {
-            *to++ = *from;
-        } else if (!backslash && from + 1 < r->end && from[1] == '"') {
-            *to++ = *from++;
-        } else {
-            break;
-        }
+    bool escapes;
+    char *close = closing_quote(r, start, &escapes), *to = start + 1;
+    if (close == NULL)
+        return reader_error(r, start, "a quoted field is not closed");
+    char *stop = close + 1;
+    if (stop < r->end && *stop == '\r' && (stop + 1 == r->end || stop[1] == '\n'))
+        stop++;
+    if (stop < r->end && *stop != r->options.data->csv.delimiter && *stop != '\n')
+        return reader_error(r, stop, "text follows the closing quote of a field");
+    *stop_out = stop;
+    *out = span_make(start + 1, (size_t)(close - start - 1));
+    if (!escapes)
+        return ERR_NONE;
+    char escape = r->options.data->csv.escape == ESCAPE_BACKSLASH ? '\\' : '"';
+    for (char *from = start + 1; from < close; from++) {
+        if (*from == escape)
+            from++;
+        *to++ = *from;
     }
-    *out = span_make(start + 1, (size_t)(to - start - 1));
+    out->size = (size_t)(to - start - 1);
     /* What the field no longer uses must not count as lines in an error's position. */
-    memset(to, ' ', (size_t)(from - to));
-    *stop_out = from + 1;
+    memset(to, ' ', (size_t)(close - to));
     return ERR_NONE;
 }
 
@@ -121,10 +141,6 @@ static enum err split(struct reader *r, uint32_t *count_out)
                 return e;
             for (size_t i = 0; i < field.size; i++)
                 lines += field.data[i] == '\n';
-            if (p + 1 < r->end && p[0] == '\r' && p[1] == '\n')
-                p++;
-            if (p < r->end && *p != delimiter && *p != '\n')
-                return reader_error(r, p, "text follows the closing quote of a field");
         } else {
             char *start = p;
             while (p < r->end && *p != delimiter && *p != '\n')
