@@ -9,9 +9,9 @@
  * metrics undefined. An example of weight 0 is counted and does nothing else.
  *
  * Metrics  log_loss, auc, accuracy (threshold 0.5; softmax: arg max), rmse, mae, ne (log loss over
- *          the entropy of the mean label), calibration (sum of predictions over that of labels), gauc
- *          (AUC per group, weighted by its examples, groups of one class left out), objective (mean
- *          loss).
+ *          the entropy of the mean label), calibration (sum of predictions over that of labels),
+ *          gauc (AUC per group, weighted by its examples, groups of one class left out), objective
+ *          (mean loss).
  * Pure     no I/O.
  */
 #ifndef PARAMD_COMMON_EVALUATION_H

@@ -1,16 +1,17 @@
 /*
- * model.h - models as shapes: which layers, which tables and dense parameters, which initial values.
+ * model.h - models as shapes: which layers, tables and dense parameters, which initial values.
  *
- * Servers and paramctl know of a model only what is here; the arithmetic of layers is the worker's. A preset
- * (lr, fm, mlp) is a list of layers; adding one is a function that makes the list and a row in the table of
- * presets (common/model_presets.c).
+ * Servers and paramctl know of a model only what is here; the arithmetic of layers is the worker's.
+ * A preset (lr, fm, mlp) is a list of layers; adding one is a function that makes the list and a
+ * row in the table of presets (common/model_presets.c).
  *
  * lr   logit = bias + Σ w·x over all terms. Every table has the component w[1].
- * fm   lr + Σ_{i<j} <v_i, v_j> x_i x_j (Rendle, ICDM 2010). Components w[1] (optimizer.linear, initially 0) and
- *      v[dim] (optimizer.embedding).
- * mlp  [dense input, pooled embeddings of every slot] → hidden layers (activation, layer_norm, dropout) →
- *      linear layer with 1 output (logistic, squared) or `classes` outputs (softmax). Component v[dim].
- * The global bias of lr and fm is a dense parameter "bias" under optimizer.linear with ftrl's l1 = 0.
+ * fm   lr + Σ_{i<j} <v_i, v_j> x_i x_j (Rendle, ICDM 2010). Components w[1] (optimizer.linear,
+ *      initially 0) and v[dim] (optimizer.embedding). All tables have one dim.
+ * mlp  [dense input, pooled embeddings of every slot] → hidden layers (activation, layer_norm,
+ *      dropout) → linear layer with 1 output (logistic, squared) or `classes` outputs (softmax).
+ *      Component v[dim].
+ * The global bias of lr and fm is a dense parameter "bias" under optimizer.linear with l1 = 0.
  *
  * Pure     immutable once made.
  */
@@ -56,7 +57,9 @@ struct model {
     uint32_t *slot_count;            /* [schema->table_count] slots of features_spec */
 };
 
-enum err model_create(const struct job *j, const struct features_spec *features, struct model **out) MUST_CHECK;
+/* ERR_INPUT, ERR_LIMIT with the setting that does not fit the model. */
+enum err model_create(const struct job *j, const struct features_spec *features,
+                      struct model **out) MUST_CHECK;
 void model_destroy(struct model *m);
 
 #endif

@@ -47,7 +47,7 @@ static enum err check_terms(const struct model_builder *b, const char *type)
     return ERR_NONE;
 }
 
-/* The bias is a number and not a row, so it always exists; an l1 penalty would only pull it to 0. */
+/* The bias is a number and not a row, so it always exists; l1 would only pull it to 0. */
 static enum err add_terms_layer(struct model_builder *b, const char *name, uint32_t factor_dim)
 {
     struct model_layer layer = layer_make(LAYER_TERMS, name, 0, 1);

@@ -114,7 +114,7 @@ struct compute_table {
 
 /*
  * lr and fm. With r = 1 / |x| if `norms` is given, else 1, and x' = r x:
- * logit = bias + Σ w x' + ½ (|S|² - Σ v² x'²), S = Σ v x'; over the terms of all tables together.
+ * logit = bias + Σ w x' + ½ (|S|² - Σ v² x'²), S = Σ v x'; over all tables' terms.
  */
 struct compute_terms {
     uint32_t n;

@@ -7,7 +7,7 @@
  * usual dimensions are one tile. `always_inline` with constant arguments makes one loop for each.
  *
  * Backwards every row belongs to one piece, which adds up its terms in the order of the examples
- * and writes the row's gradient once: dL/dw = Σ g x',  dL/dv = Σ (g x') S_i - v Σ g x'², over the
+ * and writes the row's gradient once: dL/dw = Σ g x', dL/dv = Σ (g x') S_i - v Σ g x'² over the
  * row's terms, with S_i of the whole example.
  */
 #define KERNEL static inline __attribute__((always_inline))

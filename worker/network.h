@@ -1,16 +1,17 @@
 /*
- * network.h - a model's forward and backward pass over one batch, written once over worker/compute.h.
+ * network.h - a model's forward and backward pass over one batch, written over worker/compute.h.
  *
- * The trainer gives the values that were pulled and gets the gradients to push. Loss and gradient are sums of
- * weight × (loss, gradient) over the batch; nobody divides here (PROTOCOL.md 4).
+ * The trainer gives the values that were pulled and gets the gradients to push. Loss and gradient
+ * are sums of weight × (loss, gradient) over the batch; nobody divides here (PROTOCOL.md 4).
  *
- * Shapes   rows[t]: float[batch->tables[t].key_count][schema->tables[t].dim]; row_gradients[t] the same.
- *          dense[p], dense_gradients[p]: float[schema->dense[p].count].
+ * Shapes   rows[t]: float[batch->tables[t].key_count][schema->tables[t].dim]; row_gradients[t] the
+ *          same. dense[p], dense_gradients[p]: float[schema->dense[p].count].
  *          logits: float[n][output_width].
- * Bits     the result depends on the batch and the values alone, not on the number of threads: work is split
- *          by fixed numbers of rows, and partial sums are added in order.
- * Memory   all scratch is allocated by network_create() for max_examples and grown only when a batch has more
- *          terms than any before.
+ * Bits     the result depends on the batch and the values alone, not on the number of threads: work
+ *          is split by fixed numbers of rows, and partial sums are added in order.
+ * Memory   all scratch is allocated by network_create() for max_examples.
+ * Errors   ERR_LIMIT: more examples than that. ERR_INPUT: a label or weight that the loss has no
+ *          meaning for, by its place in the batch.
  * Threads  one caller; the pool's threads work within a call.
  */
 #ifndef PARAMD_WORKER_NETWORK_H
@@ -46,24 +47,27 @@ struct network_gradients {
 };
 
 /* Forward only; dropout off. logits_out: float[n][output_width] of the caller. */
-enum err network_infer(struct network *n, const struct batch *b, const struct network_values *values,
-                       float *logits_out) MUST_CHECK;
+enum err network_infer(struct network *n, const struct batch *b,
+                       const struct network_values *values, float *logits_out) MUST_CHECK;
 /*
- * Forward and backward. `first_example`: this rank's first example of the step in the whole step's numbering,
- * for dropout masks that do not depend on the cluster. *loss_out = Σ weight × loss, in double, in order.
- * *finite_out = false when any gradient is not finite (then nothing may be pushed).
+ * Forward and backward. `first_example`: this rank's first example of the step in the whole step's
+ * numbering, for dropout masks that do not depend on the cluster. *loss_out = Σ weight × loss, in
+ * double, in order. *finite_out = false when any gradient is not finite (nothing may be pushed).
  */
 enum err network_train(struct network *n, const struct batch *b, uint64_t first_example,
-                       const struct network_values *values, const struct network_gradients *gradients,
-                       float *logits_out, double *loss_out, bool *finite_out) MUST_CHECK;
+                       const struct network_values *values,
+                       const struct network_gradients *gradients, float *logits_out,
+                       double *loss_out, bool *finite_out) MUST_CHECK;
 
-/* Clips to `norm` (0: not): squares summed in double, tables then dense, in order. Returns the norm found. */
-double network_clip(const struct model *m, const struct batch *b, const struct network_gradients *gradients,
-                    double norm);
+/* Clips to `norm` (0: not): squares summed in double, tables then dense, in order. Returns the norm
+   found. */
+double network_clip(const struct model *m, const struct batch *b,
+                    const struct network_gradients *gradients, double norm);
 
-/* loss(label, logits), and prediction: probability, number or class probabilities from logits. */
+/* Loss of a label (squared: half the square), and prediction[output_width]: probability, number or
+   class probabilities. */
 double network_loss(const struct model *m, const float *logits, float label);
-void network_predict(const struct model *m, const float *logits, float *prediction /* [output_width] */);
+void network_predict(const struct model *m, const float *logits, float *prediction);
 
 const struct compute *compute_cpu(void);
 

@@ -207,6 +207,21 @@ static void bench_mlp(const struct compute *cpu, struct pool *pool, uint32_t n)
            n, n * 1e9 / (double)best, operations / (double)best, operations / (double)raw,
            100.0 * (double)raw / (double)best);
     network_destroy(network);
+    for (uint32_t p = 0; p < 2 * LAYERS; p++) {
+        mem_free(dense[p]);
+        mem_free(gradients[p]);
+    }
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        mem_free((void *)gemms[l].x);
+        mem_free(gemms[l].y);
+        mem_free((void *)gemms[l].y_gradient);
+        mem_free(gemms[l].x_gradient);
+    }
+    mem_free(b.labels);
+    mem_free(b.weights);
+    mem_free(b.dense);
+    mem_free(logits);
+    model_destroy(m);
 }
 
 /* One product as large as caches like it: the most that this OpenBLAS gives. */

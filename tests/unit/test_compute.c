@@ -225,7 +225,7 @@ static void run_norm_back(struct pool *pool, const struct data *d, float *out)
     mem_free(y);
 }
 
-/* The Jacobian of the normalization, written out: d h_k / d x_j = scale (δ_jk - 1/w - h_j h_k / w).
+/* The normalization's Jacobian, written out: d h_k / d x_j = scale (δ_jk - 1/w - h_j h_k / w).
  */
 static void formula_norm_back(const struct data *d, double *out)
 {

@@ -2,7 +2,7 @@
  * Goal: metrics are what their definitions say, the same bits however the examples were dealt, and
  * bytes from anywhere decode to the same evaluation or are refused.
  *
- * Method: brute force in double over the examples (AUC by all pairs, O(n²)), with weights and ties;
+ * Method: brute force in double over the examples (AUC by all pairs, O(n²)), weights and ties;
  * the same examples added in one, in many parts, in other orders, through bytes; random and damaged
  * bytes.
  */
