@@ -305,6 +305,14 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
     return ERR_NONE;
 }
 
+enum err coordinator_submitted(struct coordinator *c, const char *job, bool *pending)
+{
+    const struct job_run *j = job_find(c, job);
+    *pending = j != NULL && j->state == JOB_QUEUED && j->pick != PICK_DONE;
+    bool refused = j != NULL && j->state == JOB_FAILED && j->round == 0;
+    return refused ? err_set(ERR_REFUSED, "%s", j->why) : ERR_NONE;
+}
+
 static enum err find_live(struct coordinator *c, const char *name, struct job_run **out)
 {
     struct job_run *j = job_find(c, name);

@@ -42,6 +42,9 @@ void coordinator_destroy(struct coordinator *c); /* accepts NULL */
 /* *job_out is borrowed. A job that is submitted again unchanged while it lives is the same job. */
 enum err coordinator_submit(struct coordinator *c, const Paramd__Control__SubmitRequest *request,
                             uint64_t now_ms, const char **job_out) MUST_CHECK;
+/* Whether a job that was submitted may be: known when the store has been looked at. ERR_NONE: yes,
+ * or *pending. */
+enum err coordinator_submitted(struct coordinator *c, const char *job, bool *pending) MUST_CHECK;
 /* Takes over `state`. ERR_REFUSED: of a later term; we are not the leader any more. */
 enum err coordinator_member(struct coordinator *c, Paramd__Control__MemberState *state,
                             uint64_t now_ms) MUST_CHECK;

@@ -12,13 +12,12 @@
 #include "common/queue.h"
 #include "server/coordinator.h"
 #include "server/coordinator_storage.h"
+#include "server/coordinator_watch.h"
 
-#define LEAD_EVERY_MS  250u
-#define WATCH_EVERY_MS 100u
-#define TICK_MS        100u
-#define PARK_MS        1000u
-#define EVENTS_MAX     4096u
-#define MISSES_MAX     2u /* looks at the registry without a member before it counts as gone */
+#define TICK_MS    100u
+#define SUBMIT_MS  3000u
+#define PARK_MS    1000u
+#define EVENTS_MAX 4096u
 
 enum event_kind { EVENT_CALL, EVENT_LED, EVENT_GONE, EVENT_RESULT };
 
@@ -39,10 +38,11 @@ struct parked { /* an exchange that waits for other orders */
     struct parked *next;
 };
 
-struct watched { /* a member as the registry shows it */
-    char *id;
-    uint32_t misses;
-    struct watched *next;
+struct submitted { /* a submission that waits for a look at the store */
+    struct rpc_call *call;
+    char *job;
+    uint64_t since_ms;
+    struct submitted *next;
 };
 
 struct method {
@@ -57,7 +57,8 @@ struct coordinator_host {
     struct queue *events;
     struct coordinator_storage *storage;
     char *record;
-    pthread_t machine_thread, watch_thread;
+    pthread_t machine_thread;
+    struct coordinator_watch *watch;
     bool started;
     atomic_bool stopping, leads;
 
@@ -65,17 +66,17 @@ struct coordinator_host {
     struct coordinator *machine;
     uint64_t term;
     struct parked *parked;
+    struct submitted *submitted;
 
-    /* guarded by lock: for the watch, and for who asks whether to leave */
+    /* guarded by lock */
     pthread_mutex_t lock;
-    pthread_cond_t woken;
-    struct watched *watched;
     uint64_t end_told_ms; /* a status with an end was given; 0: not yet */
     uint64_t asked_leave_ms;
 };
 
 static void *machine_run(void *context);
-static void *watch_run(void *context);
+static bool take_leadership(void *context, uint64_t term);
+static void take_gone(void *context, const char *member);
 static void handle_call(void *context, struct rpc_call *call);
 static void storage_done(void *context, struct storage_answer *answer);
 
@@ -86,11 +87,6 @@ struct coordinator_host *coordinator_host_create(const struct coordinator_host_o
     h->events = queue_create(EVENTS_MAX);
     CHECK(h->events != NULL);
     pthread_mutex_init(&h->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&h->woken, &monotonic);
-    pthread_condattr_destroy(&monotonic);
     const struct method methods[CONTROL_METHOD_COUNT] = {
         {h, CONTROL_EXCHANGE, &paramd__control__member_state__descriptor},
         {h, CONTROL_SUBMIT, &paramd__control__submit_request__descriptor},
@@ -112,8 +108,15 @@ void coordinator_host_start(struct coordinator_host *h, const char *const *addre
 {
     h->record = member_leader_record(addresses);
     h->storage = coordinator_storage_create(h->options.registry, storage_done, h);
+    h->watch = coordinator_watch_create(&(struct coordinator_watch_options){
+        .registry = h->options.registry,
+        .record = h->record,
+        .led = take_leadership,
+        .gone = take_gone,
+        .context = h,
+    });
     CHECK(pthread_create(&h->machine_thread, NULL, machine_run, h) == 0);
-    CHECK(pthread_create(&h->watch_thread, NULL, watch_run, h) == 0);
+    coordinator_watch_start(h->watch);
     h->started = true;
 }
 
@@ -123,14 +126,9 @@ void coordinator_host_stop(struct coordinator_host *h)
     queue_close(h->events);
     if (!h->started)
         return;
-    pthread_mutex_lock(&h->lock);
-    pthread_cond_signal(&h->woken);
-    pthread_mutex_unlock(&h->lock);
-    pthread_join(h->watch_thread, NULL);
     pthread_join(h->machine_thread, NULL);
     coordinator_storage_destroy(h->storage);
-    if (atomic_load(&h->leads))
-        registry_resign(h->options.registry);
+    coordinator_watch_destroy(h->watch);
     h->started = false;
 }
 
@@ -140,13 +138,6 @@ void coordinator_host_destroy(struct coordinator_host *h)
         return;
     CHECK(!h->started);
     queue_destroy(h->events);
-    while (h->watched != NULL) {
-        struct watched *next = h->watched->next;
-        mem_free(h->watched->id);
-        mem_free(h->watched);
-        h->watched = next;
-    }
-    pthread_cond_destroy(&h->woken);
     pthread_mutex_destroy(&h->lock);
     mem_free(h->record);
     mem_free(h);
@@ -162,11 +153,8 @@ bool coordinator_host_may_leave(struct coordinator_host *h, const char *member, 
         h->asked_leave_ms = now;
     bool late = now - h->asked_leave_ms > grace_ms;
     bool told = h->end_told_ms != 0;
-    bool alone = true;
-    for (const struct watched *w = h->watched; w != NULL; w = w->next)
-        alone &= strcmp(w->id, member) == 0;
     pthread_mutex_unlock(&h->lock);
-    return late || (told && alone);
+    return late || (told && coordinator_watch_is_alone(h->watch, member));
 }
 
 /* ---- events, from any thread ---- */
@@ -227,104 +215,29 @@ static void storage_done(void *context, struct storage_answer *answer)
         event_free(e);
 }
 
-/* ---- the watch: leadership, and members that the registry does not show any more ---- */
+/* ---- what the watch sees ---- */
 
-static void post_gone(struct coordinator_host *h, const char *id)
+static void take_gone(void *context, const char *member)
 {
     struct event *e = must_alloc(sizeof *e);
     e->kind = EVENT_GONE;
-    e->member = must_strdup(id);
-    if (post(h, e, 10000) != ERR_NONE)
+    e->member = must_strdup(member);
+    if (post(context, e, 10000) != ERR_NONE)
         event_free(e);
 }
 
-static bool is_listed(const struct registry_entry *entries, size_t count, const char *id)
+static bool take_leadership(void *context, uint64_t term)
 {
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(entries[i].id, id) == 0)
-            return true;
-    return false;
-}
-
-/* Called locked. */
-static void watch_one(struct coordinator_host *h, const char *id)
-{
-    struct watched *w = h->watched;
-    while (w != NULL && strcmp(w->id, id) != 0)
-        w = w->next;
-    if (w != NULL)
-        return;
-    w = must_alloc(sizeof *w);
-    w->id = must_strdup(id);
-    w->next = h->watched;
-    h->watched = w;
-}
-
-static void watch_members(struct coordinator_host *h)
-{
-    struct registry_entry *entries;
-    size_t count;
-    if (registry_members(h->options.registry, NULL, &entries, &count) != ERR_NONE) {
-        log_warn("coordinator", "cannot read the members: %s", err_text());
-        return;
-    }
-    pthread_mutex_lock(&h->lock);
-    struct watched **at = &h->watched;
-    while (*at != NULL) {
-        struct watched *w = *at;
-        w->misses = is_listed(entries, count, w->id) ? 0 : w->misses + 1;
-        if (w->misses < MISSES_MAX) {
-            at = &w->next;
-            continue;
-        }
-        *at = w->next;
-        post_gone(h, w->id);
-        mem_free(w->id);
-        mem_free(w);
-    }
-    for (size_t i = 0; i < count; i++)
-        watch_one(h, entries[i].id);
-    pthread_mutex_unlock(&h->lock);
-    registry_entries_free(entries, count);
-}
-
-static void try_to_lead(struct coordinator_host *h)
-{
-    bool leads = false;
-    uint64_t term = 0;
-    if (registry_lead(h->options.registry, h->record, &leads, &term) != ERR_NONE) {
-        log_warn("coordinator", "cannot try to lead: %s", err_text());
-        return;
-    }
-    if (!leads)
-        return;
+    struct coordinator_host *h = context;
     struct event *e = must_alloc(sizeof *e);
     e->kind = EVENT_LED;
     e->term = term;
     if (post(h, e, 10000) != ERR_NONE) {
         event_free(e);
-        return;
+        return false;
     }
     atomic_store(&h->leads, true);
-}
-
-static void *watch_run(void *context)
-{
-    struct coordinator_host *h = context;
-    while (!atomic_load(&h->stopping)) {
-        if (!atomic_load(&h->leads))
-            try_to_lead(h);
-        else
-            watch_members(h);
-        uint64_t until = clock_ms() + (atomic_load(&h->leads) ? WATCH_EVERY_MS : LEAD_EVERY_MS);
-        struct timespec t = {.tv_sec = (time_t)(until / 1000),
-                             .tv_nsec = (long)(until % 1000) * 1000000};
-        pthread_mutex_lock(&h->lock);
-        if (!atomic_load(&h->stopping))
-            pthread_cond_timedwait(&h->woken, &h->lock, &t);
-        pthread_mutex_unlock(&h->lock);
-    }
-    return NULL;
+    return true;
 }
 
 /* ---- the machine's thread ---- */
@@ -398,25 +311,54 @@ static void exchange(struct coordinator_host *h, struct event *e, uint64_t now)
         mem_free(p);
         return;
     }
-    /* One that joins and leaves between two looks at the registry is missed, too. */
-    pthread_mutex_lock(&h->lock);
-    watch_one(h, p->member);
-    pthread_mutex_unlock(&h->lock);
+    coordinator_watch_add(h->watch, p->member);
     answer_parked(h, now, p->member);
     p->next = h->parked;
     h->parked = p;
 }
 
+static void reply_submit(struct rpc_call *call, const char *job, const char *error)
+{
+    Paramd__Control__SubmitReply reply = PARAMD__CONTROL__SUBMIT_REPLY__INIT;
+    reply.job = (char *)job;
+    reply.error = (char *)error;
+    reply_message(call, &reply.base);
+}
+
 static void submit(struct coordinator_host *h, struct event *e, uint64_t now)
 {
     const char *job;
-    Paramd__Control__SubmitReply reply = PARAMD__CONTROL__SUBMIT_REPLY__INIT;
-    if (coordinator_submit(h->machine, (Paramd__Control__SubmitRequest *)e->message, now, &job) ==
-        ERR_NONE)
-        reply.job = (char *)job;
-    else
-        reply.error = (char *)err_text();
-    reply_message(e->call, &reply.base);
+    const Paramd__Control__SubmitRequest *request = (Paramd__Control__SubmitRequest *)e->message;
+    if (coordinator_submit(h->machine, request, now, &job) != ERR_NONE) {
+        reply_submit(e->call, "", err_text());
+        return;
+    }
+    struct submitted *s = must_alloc(sizeof *s);
+    s->call = e->call;
+    s->job = must_strdup(job);
+    s->since_ms = now;
+    s->next = h->submitted;
+    h->submitted = s;
+}
+
+/* A store that is away does not keep the user waiting: the job is taken, and its status says why it
+ * waits. */
+static void answer_submitted(struct coordinator_host *h, uint64_t now)
+{
+    struct submitted **at = &h->submitted;
+    while (*at != NULL) {
+        struct submitted *s = *at;
+        bool pending;
+        enum err e = coordinator_submitted(h->machine, s->job, &pending);
+        if (pending && now - s->since_ms < SUBMIT_MS) {
+            at = &s->next;
+            continue;
+        }
+        *at = s->next;
+        reply_submit(s->call, e == ERR_NONE ? s->job : "", e == ERR_NONE ? "" : err_text());
+        mem_free(s->job);
+        mem_free(s);
+    }
 }
 
 static void status(struct coordinator_host *h, struct event *e, uint64_t now)
@@ -512,6 +454,24 @@ static void take_actions(struct coordinator_host *h)
     }
 }
 
+static void fail_parked(struct coordinator_host *h)
+{
+    while (h->parked != NULL) {
+        struct parked *p = h->parked;
+        h->parked = p->next;
+        rpc_call_fail(p->call, RPC_UNAVAILABLE, "this server is leaving");
+        mem_free(p->member);
+        mem_free(p);
+    }
+    while (h->submitted != NULL) {
+        struct submitted *s = h->submitted;
+        h->submitted = s->next;
+        rpc_call_fail(s->call, RPC_UNAVAILABLE, "this server is leaving");
+        mem_free(s->job);
+        mem_free(s);
+    }
+}
+
 static void *machine_run(void *context)
 {
     struct coordinator_host *h = context;
@@ -532,14 +492,9 @@ static void *machine_run(void *context)
         }
         take_actions(h);
         answer_parked(h, now, NULL);
+        answer_submitted(h, now);
     }
-    while (h->parked != NULL) {
-        struct parked *p = h->parked;
-        h->parked = p->next;
-        rpc_call_fail(p->call, RPC_UNAVAILABLE, "this server is leaving");
-        mem_free(p->member);
-        mem_free(p);
-    }
+    fail_parked(h);
     coordinator_destroy(h->machine);
     h->machine = NULL;
     return NULL;

@@ -57,6 +57,8 @@ static void write_rows(const char *directory, const char *name, uint32_t count, 
     mem_free(path);
 }
 
+static uint32_t epochs = 2;
+
 static char *job_text(const struct cluster *c, const char *more)
 {
     return must_format(
@@ -64,10 +66,10 @@ static char *job_text(const struct cluster *c, const char *more)
         "data: {format: csv, train: %s/train.csv, eval: %s/eval.csv, label: y, shuffle: full}\n"
         "features: {a: categorical, b: categorical}\n"
         "model: {type: fm, dim: 4}\n"
-        "train: {batch_size: 64, epochs: 2, ranks: 2, drain_every: 10}\n"
+        "train: {batch_size: 64, epochs: %u, ranks: 2, drain_every: 10}\n"
         "checkpoint: {uri: \"file:%s/runs\", every_steps: 20, keep: 10}\n"
         "resources: {servers: %u, workers: %u, shards: 2, threads: 1}\n%s",
-        c->directory, c->directory, c->directory, c->server_count, c->worker_count, more);
+        c->directory, c->directory, epochs, c->directory, c->server_count, c->worker_count, more);
 }
 
 /* ---- the cluster ---- */
@@ -236,6 +238,132 @@ static void test_shapes(void **state)
     }
 }
 
+/* Runs the job to `state` and gives its status; the members stay. */
+static Paramd__Control__StatusReply *run(struct cluster *c, const char *more, bool resume,
+                                         const char *state)
+{
+    submit(c, more, resume, false);
+    return wait_for(c, state);
+}
+
+static void flip_byte(const char *uri)
+{
+    struct storage_list list;
+    const char *path = uri + strlen("file:");
+    assert_int_equal(storage_list(uri, &list), ERR_NONE);
+    bool flipped = false;
+    for (size_t i = 0; i < list.count && !flipped; i++) {
+        if (strncmp(list.entries[i].name, "table", 5) != 0 || list.entries[i].info.size < 200)
+            continue;
+        char *name = must_format("%s/%s", path, list.entries[i].name);
+        FILE *f = fopen(name, "r+");
+        assert_non_null(f);
+        assert_int_equal(fseek(f, 100, SEEK_SET), 0);
+        int byte = fgetc(f);
+        assert_int_equal(fseek(f, 100, SEEK_SET), 0);
+        fputc(byte ^ 1, f);
+        fclose(f);
+        mem_free(name);
+        flipped = true;
+    }
+    assert_true(flipped);
+    storage_list_deinit(&list);
+}
+
+/* The newest checkpoint has a flipped bit: the one before is taken, said why, and the end has the
+ * same bits. */
+static void test_resume(void **state)
+{
+    struct cluster c;
+    cluster_init(&c);
+    cluster_start(&c, "memory", 2, 2);
+    Paramd__Control__StatusReply *s = run(&c, "", false, "DONE");
+    char first[SHA256_HEX_SIZE], again[SHA256_HEX_SIZE];
+    digest_of(s->checkpoint, first);
+    flip_byte(s->checkpoint);
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    s = run(&c, "", true, "DONE");
+    assert_int_equal(s->generation, 2);
+    assert_true(s->n_warnings > 0);
+    assert_non_null(strstr(s->warnings[0], "1-64"));
+    assert_true(s->examples > 0 && s->examples < 4000);
+    digest_of(s->checkpoint, again);
+    assert_string_equal(first, again);
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    cluster_stop(&c);
+    cluster_deinit(&c);
+}
+
+/* Stopped at a drain point, resumed by another shape of cluster: the same bits again. */
+static void test_stop_and_resume(void **state)
+{
+    struct cluster c;
+    epochs = 10;
+    cluster_init(&c);
+    cluster_start(&c, "memory", 1, 2);
+    Paramd__Control__StatusReply *s = run(&c, "", false, "DONE");
+    char whole[SHA256_HEX_SIZE], resumed[SHA256_HEX_SIZE];
+    digest_of(s->checkpoint, whole);
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    char *runs = must_format("%s/runs", c.directory);
+    char *records = must_format("%s/registry/records", c.directory);
+    cluster_stop(&c);
+    assert_int_equal(storage_remove_tree(runs), ERR_NONE);
+    assert_int_equal(storage_remove_tree(records), ERR_NONE);
+    mem_free(runs);
+    mem_free(records);
+
+    cluster_start(&c, "memory", 2, 1);
+    s = run(&c, "", false, "RUNNING");
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    Paramd__Control__StopRequest r = PARAMD__CONTROL__STOP_REQUEST__INIT;
+    r.job = (char *)"clicks";
+    r.checkpoint = true;
+    ProtobufCMessage *m;
+    assert_int_equal(control_call(c.registry, CONTROL_STOP, &r.base,
+                                  &paramd__control__simple_reply__descriptor, WAIT_MS, &m),
+                     ERR_NONE);
+    /* On a machine that stood still meanwhile the job may be over. */
+    const char *error = ((Paramd__Control__SimpleReply *)m)->error;
+    assert_true(error[0] == '\0' || strstr(error, "DONE") != NULL);
+    s = wait_for(&c, error[0] == '\0' ? "STOPPED" : "DONE");
+    protobuf_c_message_free_unpacked(m, NULL);
+    assert_true(s->checkpoint_step > 0);
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    cluster_stop(&c);
+
+    cluster_start(&c, "memory", 1, 1);
+    s = run(&c, "", true, "DONE");
+    digest_of(s->checkpoint, resumed);
+    assert_string_equal(whole, resumed);
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    epochs = 2;
+    cluster_stop(&c);
+    cluster_deinit(&c);
+}
+
+/* What may not be submitted is said to who submits it. */
+static void test_refused_at_once(void **state)
+{
+    struct cluster c;
+    cluster_init(&c);
+    cluster_start(&c, "memory", 1, 1);
+    paramd__control__status_reply__free_unpacked(run(&c, "", false, "DONE"), NULL);
+    Paramd__Control__SubmitRequest r = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
+    r.job_yaml = job_text(&c, "");
+    ProtobufCMessage *m;
+    assert_int_equal(control_call(c.registry, CONTROL_SUBMIT, &r.base,
+                                  &paramd__control__submit_reply__descriptor, WAIT_MS, &m),
+                     ERR_NONE);
+    const char *error = ((Paramd__Control__SubmitReply *)m)->error;
+    assert_non_null(strstr(error, "--resume"));
+    assert_non_null(strstr(error, "1-64"));
+    protobuf_c_message_free_unpacked(m, NULL);
+    mem_free(r.job_yaml);
+    cluster_stop(&c);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     log_set_level(LOG_WARN);
@@ -243,6 +371,9 @@ int main(void)
         log_set_level(LOG_INFO);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_stop_and_resume),
+        cmocka_unit_test(test_refused_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
