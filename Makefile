@@ -34,6 +34,7 @@ CLI_C := $(filter-out %/main.c,$(wildcard cli/*.c))
 PROTO := $(wildcard proto/*.proto)
 TEST_C := $(wildcard tests/unit/test_*.c tests/sim/test_*.c)
 SUPPORT_C := $(filter-out $(TEST_C),$(wildcard tests/support/*.c tests/sim/*.c))
+TOOL_C := $(wildcard tests/integration/*.c)
 BENCH_C := $(wildcard tests/bench/bench_*.c)
 MAIN_C := $(wildcard server/main.c worker/main.c cli/main.c)
 
@@ -50,6 +51,7 @@ PROGRAMS := $(patsubst cli/main.c,$(B)/paramctl,\
             $(patsubst worker/main.c,$(B)/paramd-worker,\
             $(patsubst server/main.c,$(B)/paramd-server,$(MAIN_C))))
 TESTS := $(addprefix $(B)/tests/,$(notdir $(TEST_C:.c=)))
+TOOLS := $(addprefix $(B)/integration/,$(notdir $(TOOL_C:.c=)))
 BENCHES := $(addprefix $(B)/bench/,$(notdir $(BENCH_C:.c=)))
 
 # ---- flags ----
@@ -111,7 +113,7 @@ DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 .PHONY: all tests benches demo run-demo test run-test bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS)
-tests: all $(TESTS)
+tests: all $(TESTS) $(TOOLS)
 benches: all $(BENCHES)
 
 # Objects are made again when the compiler or a flag changes.
@@ -167,6 +169,8 @@ $(B)/tests/%: $(B)/obj/tests/unit/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
 $(B)/tests/%: $(B)/obj/tests/sim/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
+$(B)/integration/%: $(B)/obj/tests/integration/%.o $(LIB)
+	$(link) $(LIBS)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 	$(link) $(LIBS) $(PLACE)
 

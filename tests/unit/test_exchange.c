@@ -691,8 +691,10 @@ static void test_read(void **state)
         {SPOIL_NOTHING, RPC_INVALID, ERR_REFUSED},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        pthread_mutex_lock(&w.lock); /* a call of a read that failed may still be at work */
         w.spoil = cases[i].spoil;
         w.rpc_status = cases[i].rpc_status;
+        pthread_mutex_unlock(&w.lock);
         x = open_exchange(&w, NULL);
         assert_int_equal(exchange_read(x, 12, &b.batch, room.rows, room.dense), cases[i].e);
         exchange_close(x);
