@@ -129,7 +129,7 @@ void job_free(struct job_run *j)
     features_spec_destroy(j->features);
     job_destroy(j->job);
     char *texts[] = {j->name, j->yaml,           j->mode,        j->eval_uri, j->storage_uri,
-                     j->why,  j->index_checksum, j->newest_name, j->best_name};
+                     j->why,  j->index_checksum, j->newest_name, j->best_name, j->recorded};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         mem_free(texts[i]);
     mem_free(j->servers);
