@@ -142,7 +142,8 @@ enum err storage_write_open(const char *uri, bool overwrite, struct storage_writ
 
 enum err storage_write(struct storage_writer *w, const void *data, size_t size)
 {
-    return w->backend->write(w, data, size);
+    /* Nothing may come with no address, which memcpy() must not be given. */
+    return size > 0 ? w->backend->write(w, data, size) : ERR_NONE;
 }
 
 enum err storage_write_close(struct storage_writer *w)
