@@ -34,8 +34,9 @@ struct local {
     struct process *processes;
     uint32_t process_count;
     int pipe_write;
-    struct server *server;           /* in this process */
+    struct server *server;           /* in this process, with the settings that they borrow */
     struct worker *worker;
+    struct daemon_settings *server_settings, *worker_settings;
 };
 
 /* ---- settings of a daemon, as --set texts ---- */
@@ -191,7 +192,6 @@ static enum err spawn_all(struct local *l, const struct local_options *o)
 
 static enum err start_inside(struct local *l, const struct local_options *o)
 {
-    struct daemon_settings *server = NULL, *worker = NULL;
     char *address = must_format("listen=\"memory:server-%d-%llu\"", getpid(),
                                 (unsigned long long)clock_ns());
     struct texts server_sets = daemon_sets(l, o, "server-0", NULL);
@@ -199,15 +199,15 @@ static enum err start_inside(struct local *l, const struct local_options *o)
 
     texts_add(&server_sets, address);
     texts_add(&server_sets, must_strdup("unix_sockets=false"));
-    enum err err = daemon_settings_parse("--set", NULL, 0, (const char *const *)server_sets.items, &server);
+    enum err err = daemon_settings_parse("--set", NULL, 0, (const char *const *)server_sets.items,
+                                         &l->server_settings);
     if (!err)
-        err = daemon_settings_parse("--set", NULL, 0, (const char *const *)worker_sets.items, &worker);
+        err = daemon_settings_parse("--set", NULL, 0, (const char *const *)worker_sets.items,
+                                    &l->worker_settings);
     if (!err)
-        err = server_start(server, &l->server);
+        err = server_start(l->server_settings, &l->server);
     if (!err)
-        err = worker_start(worker, &l->worker);
-    daemon_settings_destroy(server);
-    daemon_settings_destroy(worker);
+        err = worker_start(l->worker_settings, &l->worker);
     texts_free(&server_sets);
     texts_free(&worker_sets);
     return err;
@@ -330,6 +330,8 @@ void local_stop(struct local *l, uint32_t grace_ms)
     stop_processes(l, grace_ms);
     worker_stop(l->worker);
     server_stop(l->server);
+    daemon_settings_destroy(l->worker_settings);
+    daemon_settings_destroy(l->server_settings);
     if (l->pipe_write >= 0)
         close(l->pipe_write);
     registry_close(l->registry);

@@ -140,6 +140,25 @@ static enum err open_directory(struct run *r)
     return err;
 }
 
+/* Said before anything is started; the coordinator, which decides, says the same. */
+static enum err refuse_existing(const struct run *r)
+{
+    struct checkpoint_listing *l = NULL;
+    size_t count = 0;
+
+    if (r->resume.given || r->fresh)
+        return ERR_NONE;
+    char *uri = storage_join(r->job->checkpoint.uri, r->job->name);
+    enum err err = checkpoint_list(uri, &l, &count);
+    for (size_t i = 0; i < count && !err; i++)
+        if (l[i].committed)
+            err = err_set(ERR_EXISTS, "%s has checkpoints already, the newest is %s: go on with --resume, "
+                          "or start anew with --fresh", uri, l[i].directory);
+    checkpoint_listing_free(l, count);
+    mem_free(uri);
+    return err;
+}
+
 /* ---- attempts ---- */
 
 /* After a death: on from this run's own newest checkpoint, or from the start again if it made none. */
@@ -262,6 +281,8 @@ int command_run(int argc, char **argv)
     if (code != EXIT_DONE)
         return code;
     err = load(&r);
+    if (!err)
+        err = refuse_existing(&r);
     if (!err)
         err = open_directory(&r);
     if (!err) {

@@ -17,6 +17,7 @@
 
 struct server;
 
+/* `settings` are borrowed until the stop. */
 enum err server_start(const struct daemon_settings *settings, struct server **out) MUST_CHECK;
 /* The exit code once the server has ended by itself (released: 0, job failed …), or -1 after timeout_ms. */
 int server_wait(struct server *s, uint32_t timeout_ms);

@@ -15,6 +15,7 @@
 
 struct worker;
 
+/* `settings` are borrowed until the stop. */
 enum err worker_start(const struct daemon_settings *settings, struct worker **out) MUST_CHECK;
 int worker_wait(struct worker *w, uint32_t timeout_ms);      /* exit code, or -1 */
 void worker_stop(struct worker *w);                          /* accepts NULL */
