@@ -170,7 +170,7 @@ $(B)/tests/%: $(B)/obj/tests/unit/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 $(B)/tests/%: $(B)/obj/tests/sim/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
 $(B)/integration/%: $(B)/obj/tests/integration/%.o $(LIB)
-	$(link) $(LIBS)
+	$(link) $(LIBS) $(PLACE)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 	$(link) $(LIBS) $(PLACE)
 
