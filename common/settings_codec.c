@@ -327,7 +327,7 @@ enum err codec_missing_read(const struct setting *row, const struct conf_node *n
         f->missing_number = 0;
         return ERR_NONE;
     }
-    if (row->applies & (CLASS_NUMERIC | CLASS_VECTOR)) {
+    if (row->applies & (CLASS_NUMERIC | CLASS_BINNED | CLASS_VECTOR)) {
         e = value_f64(row, n, path, &f->missing_number);
         if (!e)
             f->missing = MISSING_NUMBER;
