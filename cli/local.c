@@ -19,8 +19,6 @@
 #include "server/server.h"
 #include "worker/worker.h"
 
-#define REGISTRY_PREFIX "registry-"
-
 struct process {
     char *name;                      /* "server-0" */
     char *log;
@@ -223,7 +221,7 @@ static void remove_old_registries(const char *directory)
     if (storage_list(directory, &list) != ERR_NONE)
         return;
     for (size_t i = 0; i < list.count; i++) {
-        if (strncmp(list.entries[i].name, REGISTRY_PREFIX, sizeof REGISTRY_PREFIX - 1) != 0)
+        if (strncmp(list.entries[i].name, LOCAL_REGISTRY_PREFIX, sizeof LOCAL_REGISTRY_PREFIX - 1) != 0)
             continue;
         char *path = storage_join(directory, list.entries[i].name);
         if (storage_remove_tree(path) != ERR_NONE)
@@ -242,7 +240,7 @@ enum err local_start(const struct local_options *o, struct local **out)
     l->pipe_write = -1;
     l->directory = must_strdup(o->directory);
     remove_old_registries(l->directory);
-    l->registry_path = must_format("%s/" REGISTRY_PREFIX "%d-%llu", l->directory, getpid(),
+    l->registry_path = must_format("%s/" LOCAL_REGISTRY_PREFIX "%d-%llu", l->directory, getpid(),
                                    (unsigned long long)clock_wall_ms());
     uri = must_format("local:%s", l->registry_path);
     /* Processes first: gRPC's threads must not be there when we fork. */

@@ -18,6 +18,8 @@
 #include "common/registry.h"
 #include "common/str.h"
 
+#define LOCAL_REGISTRY_PREFIX "registry-"    /* of the registry's directory in the run directory */
+
 struct local;
 
 struct local_options {

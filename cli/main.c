@@ -22,12 +22,17 @@ static const struct command commands[] = {
      "check a job file, or print it with every default filled in", command_config},
     {"data", "data describe -f JOB.yaml [--examples N] [--set a.b=V] [--var x=V] [-o json]",
      "what the job's training data holds, feature by feature", command_data},
+    {"status", "status JOB [--registry URI | --run-dir DIR] [-o json]", "how a running job stands", command_status},
+    {"stop", "stop JOB [--no-checkpoint] [--registry URI | --run-dir DIR]",
+     "end a running job at its next drain point, with a checkpoint to resume from", command_stop},
+    {"kill", "kill JOB [--registry URI | --run-dir DIR]", "end a running job at once", command_kill},
+    {"checkpoint", "checkpoint now JOB [--registry URI | --run-dir DIR]",
+     "take a checkpoint at the next drain point", command_checkpoint},
     {"doctor", "doctor", "whether this machine has what paramd needs", command_doctor},
     {"version", "version", "version and build", command_version},
 };
 
-static const char *const cluster_commands[] = {"submit", "list", "status", "logs", "stop",
-                                               "kill",   "checkpoint", NULL};
+static const char *const cluster_commands[] = {"submit", "list", "logs", NULL};
 
 const struct command *command_find(const char *name)
 {
