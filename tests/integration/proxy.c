@@ -13,7 +13,7 @@
  * there. A doubled request reaches the target again later. Prints "listening ADDRESS" once it
  * serves, and what it has done when SIGTERM ends it.
  */
-#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/check.h"
 #include "common/clock.h"
@@ -253,6 +254,22 @@ static void on_signal(int number)
     told_to_stop = 1;
 }
 
+static int parent_pipe(void)
+{
+    const char *text = getenv("PARAMD_PARENT_FD");
+    uint64_t descriptor;
+    if (text == NULL || str_parse_u64(span_of(text), &descriptor) != ERR_NONE)
+        return -1;
+    return (int)descriptor;
+}
+
+static bool has_ended(int pipe)
+{
+    struct pollfd p = {.fd = pipe, .events = POLLIN};
+    char byte;
+    return pipe >= 0 && poll(&p, 1, 0) > 0 && read(pipe, &byte, 1) == 0;
+}
+
 static enum err serve_until_told(void)
 {
     static const char *const shard[] = {WIRE_PUSH_PULL, WIRE_RESUME, WIRE_READ};
@@ -276,7 +293,8 @@ static enum err serve_until_told(void)
         return e;
     printf("listening %s\n", rpc_server_address(server, 0));
     fflush(stdout);
-    while (!told_to_stop)
+    int pipe = parent_pipe();
+    while (!told_to_stop && !has_ended(pipe))
         clock_sleep_ms(20);
     pthread_mutex_lock(&proxy.lock);
     proxy.is_stopping = true;
