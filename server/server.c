@@ -14,7 +14,7 @@
 #include "common/member.h"
 #include "common/registry.h"
 #include "common/rpc.h"
-#include "server/coordinator_host.h"
+#include "server/leader.h"
 #include "server/service.h"
 
 #define ROLE            "server"
@@ -26,7 +26,7 @@
 struct server {
     struct registry *registry;
     struct service *service;
-    struct coordinator_host *host;
+    struct leader *leader;
     struct rpc_server *rpc;
     struct member *member;
     char *socket; /* abstract, for peers on this host; NULL: none */
@@ -69,7 +69,7 @@ static enum err listen_all(struct server *s, const struct daemon_settings *setti
 {
     struct rpc_method methods[METHOD_COUNT];
     service_methods(s->service, methods);
-    coordinator_host_methods(s->host, methods + SHARD_METHOD_COUNT);
+    leader_methods(s->leader, methods + SHARD_METHOD_COUNT);
     const char *listen[3] = {settings->listen, NULL, NULL};
     if (wants_socket(settings)) {
         s->socket = must_format("unix-abstract:paramd-%d-%" PRIx64, (int)getpid(), clock_ns());
@@ -133,7 +133,7 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
     enum err e = registry_open(settings->registry, &s->registry);
     if (e != ERR_NONE)
         goto fail;
-    s->host = coordinator_host_create(&(struct coordinator_host_options){
+    s->leader = leader_create(&(struct leader_options){
         .registry = s->registry,
         .peer_timeout_ms = settings->peer_timeout_ms,
         .stall_timeout_ms = settings->stall_timeout_ms,
@@ -141,7 +141,7 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
     e = listen_all(s, settings);
     if (e != ERR_NONE)
         goto fail;
-    coordinator_host_start(s->host, s->addresses);
+    leader_start(s->leader, s->addresses);
     e = join(s, settings);
     if (e != ERR_NONE)
         goto fail;
@@ -165,7 +165,7 @@ int server_wait(struct server *s, uint32_t timeout_ms)
         pthread_mutex_lock(&s->lock);
         bool leaving = s->leaving, failed = s->job_failed;
         pthread_mutex_unlock(&s->lock);
-        if (leaving && coordinator_host_may_leave(s->host, member_id(s->member), LEAVE_GRACE_MS))
+        if (leaving && leader_may_leave(s->leader, member_id(s->member), LEAVE_GRACE_MS))
             return failed ? EXIT_JOB_FAILED : 0;
         uint64_t now = clock_ms();
         if (now >= deadline)
@@ -182,12 +182,12 @@ void server_stop(struct server *s)
     s->member_is_there = false;
     pthread_mutex_unlock(&s->lock);
     member_stop(s->member);
-    if (s->host != NULL)
-        coordinator_host_stop(s->host);
+    if (s->leader != NULL)
+        leader_stop(s->leader);
     service_stop(s->service);
     if (s->rpc != NULL)
         rpc_server_destroy(s->rpc);
-    coordinator_host_destroy(s->host);
+    leader_destroy(s->leader);
     service_destroy(s->service);
     if (s->registry != NULL)
         registry_close(s->registry);

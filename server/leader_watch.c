@@ -1,4 +1,4 @@
-#include "server/coordinator_watch.h"
+#include "server/leader_watch.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -19,8 +19,8 @@ struct watched {
     struct watched *next;
 };
 
-struct coordinator_watch {
-    struct coordinator_watch_options options;
+struct leader_watch {
+    struct leader_watch_options options;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t woken;
@@ -30,9 +30,9 @@ struct coordinator_watch {
 
 static void *watch_run(void *context);
 
-struct coordinator_watch *coordinator_watch_create(const struct coordinator_watch_options *o)
+struct leader_watch *leader_watch_create(const struct leader_watch_options *o)
 {
-    struct coordinator_watch *w = must_alloc(sizeof *w);
+    struct leader_watch *w = must_alloc(sizeof *w);
     w->options = *o;
     pthread_mutex_init(&w->lock, NULL);
     pthread_condattr_t monotonic;
@@ -43,12 +43,12 @@ struct coordinator_watch *coordinator_watch_create(const struct coordinator_watc
     return w;
 }
 
-void coordinator_watch_start(struct coordinator_watch *w)
+void leader_watch_start(struct leader_watch *w)
 {
     CHECK(pthread_create(&w->thread, NULL, watch_run, w) == 0);
 }
 
-void coordinator_watch_destroy(struct coordinator_watch *w)
+void leader_watch_destroy(struct leader_watch *w)
 {
     pthread_mutex_lock(&w->lock);
     w->stopping = true;
@@ -69,7 +69,7 @@ void coordinator_watch_destroy(struct coordinator_watch *w)
 }
 
 /* Called locked. */
-static void add(struct coordinator_watch *w, const char *member)
+static void add(struct leader_watch *w, const char *member)
 {
     struct watched *one = w->watched;
     while (one != NULL && strcmp(one->id, member) != 0)
@@ -82,14 +82,14 @@ static void add(struct coordinator_watch *w, const char *member)
     w->watched = one;
 }
 
-void coordinator_watch_add(struct coordinator_watch *w, const char *member)
+void leader_watch_add(struct leader_watch *w, const char *member)
 {
     pthread_mutex_lock(&w->lock);
     add(w, member);
     pthread_mutex_unlock(&w->lock);
 }
 
-bool coordinator_watch_is_alone(struct coordinator_watch *w, const char *member)
+bool leader_watch_is_alone(struct leader_watch *w, const char *member)
 {
     bool alone = true;
     pthread_mutex_lock(&w->lock);
@@ -110,8 +110,8 @@ static bool is_listed(const struct registry_entry *entries, size_t count, const 
 }
 
 /* Takes those that were missed too often out of the list, and gives them back. */
-static struct watched *take_missing(struct coordinator_watch *w,
-                                    const struct registry_entry *entries, size_t count)
+static struct watched *take_missing(struct leader_watch *w, const struct registry_entry *entries,
+                                    size_t count)
 {
     struct watched *missing = NULL;
     pthread_mutex_lock(&w->lock);
@@ -133,7 +133,7 @@ static struct watched *take_missing(struct coordinator_watch *w,
     return missing;
 }
 
-static void look(struct coordinator_watch *w)
+static void look(struct leader_watch *w)
 {
     struct registry_entry *entries;
     size_t count;
@@ -152,7 +152,7 @@ static void look(struct coordinator_watch *w)
     }
 }
 
-static void try_to_lead(struct coordinator_watch *w)
+static void try_to_lead(struct leader_watch *w)
 {
     bool leads = false;
     uint64_t term = 0;
@@ -164,7 +164,7 @@ static void try_to_lead(struct coordinator_watch *w)
 
 static void *watch_run(void *context)
 {
-    struct coordinator_watch *w = context;
+    struct leader_watch *w = context;
     pthread_mutex_lock(&w->lock);
     while (!w->stopping) {
         pthread_mutex_unlock(&w->lock);

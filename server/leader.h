@@ -1,6 +1,5 @@
 /*
- * coordinator_host.h - gives the pure coordinator what it lacks: leadership, a clock, calls,
- * storage.
+ * leader.h - gives the pure coordinator what it lacks: leadership, a clock, calls, storage.
  *
  * Every server has one. It tries to lead every quarter of a second; while it leads, one thread runs
  * the coordinator, one does what it wants of the storage and the registry, one watches the registry
@@ -10,8 +9,8 @@
  * Threads  create, start, stop, destroy: the owner's thread. The handlers run on transport threads
  * and enqueue.
  */
-#ifndef PARAMD_SERVER_COORDINATOR_HOST_H
-#define PARAMD_SERVER_COORDINATOR_HOST_H
+#ifndef PARAMD_SERVER_LEADER_H
+#define PARAMD_SERVER_LEADER_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,27 +18,27 @@
 #include "common/registry.h"
 #include "common/rpc.h"
 
-struct coordinator_host;
+struct leader;
 
-struct coordinator_host_options {
+struct leader_options {
     struct registry *registry; /* borrowed; its own connection: leadership is held through it */
     uint32_t peer_timeout_ms, stall_timeout_ms;
 };
 
 #define CONTROL_METHOD_COUNT 5u
 
-struct coordinator_host *coordinator_host_create(const struct coordinator_host_options *o);
+struct leader *leader_create(const struct leader_options *o);
 /* Fills CONTROL_METHOD_COUNT methods for rpc_server_create(). */
-void coordinator_host_methods(struct coordinator_host *h, struct rpc_method *out);
+void leader_methods(struct leader *h, struct rpc_method *out);
 /* From here on it tries to lead; `addresses` (NULL-terminated) is how others reach this process. */
-void coordinator_host_start(struct coordinator_host *h, const char *const *addresses);
+void leader_start(struct leader *h, const char *const *addresses);
 /* Answers what is parked, joins the threads, resigns. Later calls are answered UNAVAILABLE. */
-void coordinator_host_stop(struct coordinator_host *h);
-void coordinator_host_destroy(struct coordinator_host *h); /* after the rpc server; accepts NULL */
+void leader_stop(struct leader *h);
+void leader_destroy(struct leader *h); /* after the rpc server; accepts NULL */
 
 /* It does not lead, or nobody needs it to lead any longer: no other member is left, and the end of
    the last job has been asked for or `grace_ms` have passed since. The server that leaves asks this
    first. */
-bool coordinator_host_may_leave(struct coordinator_host *h, const char *member, uint32_t grace_ms);
+bool leader_may_leave(struct leader *h, const char *member, uint32_t grace_ms);
 
 #endif

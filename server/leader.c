@@ -1,4 +1,4 @@
-#include "server/coordinator_host.h"
+#include "server/leader.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,8 +11,8 @@
 #include "common/member.h"
 #include "common/queue.h"
 #include "server/coordinator.h"
-#include "server/coordinator_storage.h"
-#include "server/coordinator_watch.h"
+#include "server/leader_storage.h"
+#include "server/leader_watch.h"
 
 #define TICK_MS    100u
 #define SUBMIT_MS  3000u
@@ -46,19 +46,19 @@ struct submitted { /* a submission that waits for a look at the store */
 };
 
 struct method {
-    struct coordinator_host *host;
+    struct leader *host;
     const char *name;
     const ProtobufCMessageDescriptor *type;
 };
 
-struct coordinator_host {
-    struct coordinator_host_options options;
+struct leader {
+    struct leader_options options;
     struct method methods[CONTROL_METHOD_COUNT];
     struct queue *events;
-    struct coordinator_storage *storage;
+    struct leader_storage *storage;
     char *record;
     pthread_t machine_thread;
-    struct coordinator_watch *watch;
+    struct leader_watch *watch;
     bool started;
     atomic_bool stopping, leads;
 
@@ -80,9 +80,9 @@ static void take_gone(void *context, const char *member);
 static void handle_call(void *context, struct rpc_call *call);
 static void storage_done(void *context, struct storage_answer *answer);
 
-struct coordinator_host *coordinator_host_create(const struct coordinator_host_options *o)
+struct leader *leader_create(const struct leader_options *o)
 {
-    struct coordinator_host *h = must_alloc(sizeof *h);
+    struct leader *h = must_alloc(sizeof *h);
     h->options = *o;
     h->events = queue_create(EVENTS_MAX);
     CHECK(h->events != NULL);
@@ -98,17 +98,17 @@ struct coordinator_host *coordinator_host_create(const struct coordinator_host_o
     return h;
 }
 
-void coordinator_host_methods(struct coordinator_host *h, struct rpc_method *out)
+void leader_methods(struct leader *h, struct rpc_method *out)
 {
     for (size_t i = 0; i < CONTROL_METHOD_COUNT; i++)
         out[i] = (struct rpc_method){h->methods[i].name, handle_call, &h->methods[i]};
 }
 
-void coordinator_host_start(struct coordinator_host *h, const char *const *addresses)
+void leader_start(struct leader *h, const char *const *addresses)
 {
     h->record = member_leader_record(addresses);
-    h->storage = coordinator_storage_create(h->options.registry, storage_done, h);
-    h->watch = coordinator_watch_create(&(struct coordinator_watch_options){
+    h->storage = leader_storage_create(h->options.registry, storage_done, h);
+    h->watch = leader_watch_create(&(struct leader_watch_options){
         .registry = h->options.registry,
         .record = h->record,
         .led = take_leadership,
@@ -116,23 +116,23 @@ void coordinator_host_start(struct coordinator_host *h, const char *const *addre
         .context = h,
     });
     CHECK(pthread_create(&h->machine_thread, NULL, machine_run, h) == 0);
-    coordinator_watch_start(h->watch);
+    leader_watch_start(h->watch);
     h->started = true;
 }
 
-void coordinator_host_stop(struct coordinator_host *h)
+void leader_stop(struct leader *h)
 {
     atomic_store(&h->stopping, true);
     queue_close(h->events);
     if (!h->started)
         return;
     pthread_join(h->machine_thread, NULL);
-    coordinator_storage_destroy(h->storage);
-    coordinator_watch_destroy(h->watch);
+    leader_storage_destroy(h->storage);
+    leader_watch_destroy(h->watch);
     h->started = false;
 }
 
-void coordinator_host_destroy(struct coordinator_host *h)
+void leader_destroy(struct leader *h)
 {
     if (h == NULL)
         return;
@@ -143,7 +143,7 @@ void coordinator_host_destroy(struct coordinator_host *h)
     mem_free(h);
 }
 
-bool coordinator_host_may_leave(struct coordinator_host *h, const char *member, uint32_t grace_ms)
+bool leader_may_leave(struct leader *h, const char *member, uint32_t grace_ms)
 {
     if (!atomic_load(&h->leads))
         return true;
@@ -154,7 +154,7 @@ bool coordinator_host_may_leave(struct coordinator_host *h, const char *member, 
     bool late = now - h->asked_leave_ms > grace_ms;
     bool told = h->end_told_ms != 0;
     pthread_mutex_unlock(&h->lock);
-    return late || (told && coordinator_watch_is_alone(h->watch, member));
+    return late || (told && leader_watch_is_alone(h->watch, member));
 }
 
 /* ---- events, from any thread ---- */
@@ -169,7 +169,7 @@ static void event_free(struct event *e)
 }
 
 /* Results and losses must arrive, calls need not. */
-static enum err post(struct coordinator_host *h, struct event *e, uint32_t timeout_ms)
+static enum err post(struct leader *h, struct event *e, uint32_t timeout_ms)
 {
     return queue_push(h->events, e, timeout_ms);
 }
@@ -177,7 +177,7 @@ static enum err post(struct coordinator_host *h, struct event *e, uint32_t timeo
 static void handle_call(void *context, struct rpc_call *call)
 {
     const struct method *m = context;
-    struct coordinator_host *h = m->host;
+    struct leader *h = m->host;
     if (!atomic_load(&h->leads) || atomic_load(&h->stopping)) {
         rpc_call_fail(call, RPC_UNAVAILABLE,
                       "this server does not lead; ask the registry who does");
@@ -207,7 +207,7 @@ static void handle_call(void *context, struct rpc_call *call)
 
 static void storage_done(void *context, struct storage_answer *answer)
 {
-    struct coordinator_host *h = context;
+    struct leader *h = context;
     struct event *e = must_alloc(sizeof *e);
     e->kind = EVENT_RESULT;
     e->answer = answer;
@@ -228,7 +228,7 @@ static void take_gone(void *context, const char *member)
 
 static bool take_leadership(void *context, uint64_t term)
 {
-    struct coordinator_host *h = context;
+    struct leader *h = context;
     struct event *e = must_alloc(sizeof *e);
     e->kind = EVENT_LED;
     e->term = term;
@@ -259,7 +259,7 @@ static void reply_message(struct rpc_call *call, const ProtobufCMessage *message
     mem_free(bytes);
 }
 
-static void reply_orders(struct coordinator_host *h, struct rpc_call *call, const char *member)
+static void reply_orders(struct leader *h, struct rpc_call *call, const char *member)
 {
     struct str packed = {0};
     uint64_t version;
@@ -272,7 +272,7 @@ static void reply_orders(struct coordinator_host *h, struct rpc_call *call, cons
 
 /* Answers those whose orders are others now, that have waited long enough, or that `member` has
  * replaced. */
-static void answer_parked(struct coordinator_host *h, uint64_t now, const char *member)
+static void answer_parked(struct leader *h, uint64_t now, const char *member)
 {
     struct parked **at = &h->parked;
     while (*at != NULL) {
@@ -294,7 +294,7 @@ static void answer_parked(struct coordinator_host *h, uint64_t now, const char *
     }
 }
 
-static void exchange(struct coordinator_host *h, struct event *e, uint64_t now)
+static void exchange(struct leader *h, struct event *e, uint64_t now)
 {
     Paramd__Control__MemberState *state = (Paramd__Control__MemberState *)e->message;
     e->message = NULL;
@@ -311,7 +311,7 @@ static void exchange(struct coordinator_host *h, struct event *e, uint64_t now)
         mem_free(p);
         return;
     }
-    coordinator_watch_add(h->watch, p->member);
+    leader_watch_add(h->watch, p->member);
     answer_parked(h, now, p->member);
     p->next = h->parked;
     h->parked = p;
@@ -325,7 +325,7 @@ static void reply_submit(struct rpc_call *call, const char *job, const char *err
     reply_message(call, &reply.base);
 }
 
-static void submit(struct coordinator_host *h, struct event *e, uint64_t now)
+static void submit(struct leader *h, struct event *e, uint64_t now)
 {
     const char *job;
     const Paramd__Control__SubmitRequest *request = (Paramd__Control__SubmitRequest *)e->message;
@@ -343,7 +343,7 @@ static void submit(struct coordinator_host *h, struct event *e, uint64_t now)
 
 /* A store that is away does not keep the user waiting: the job is taken, and its status says why it
  * waits. */
-static void answer_submitted(struct coordinator_host *h, uint64_t now)
+static void answer_submitted(struct leader *h, uint64_t now)
 {
     struct submitted **at = &h->submitted;
     while (*at != NULL) {
@@ -361,7 +361,7 @@ static void answer_submitted(struct coordinator_host *h, uint64_t now)
     }
 }
 
-static void status(struct coordinator_host *h, struct event *e, uint64_t now)
+static void status(struct leader *h, struct event *e, uint64_t now)
 {
     struct str packed = {0};
     coordinator_status(h->machine, ((Paramd__Control__StatusRequest *)e->message)->job, now,
@@ -382,7 +382,7 @@ static void status(struct coordinator_host *h, struct event *e, uint64_t now)
     pthread_mutex_unlock(&h->lock);
 }
 
-static void stop_or_checkpoint(struct coordinator_host *h, struct event *e, uint64_t now)
+static void stop_or_checkpoint(struct leader *h, struct event *e, uint64_t now)
 {
     Paramd__Control__SimpleReply reply = PARAMD__CONTROL__SIMPLE_REPLY__INIT;
     uint64_t step = 0;
@@ -398,7 +398,7 @@ static void stop_or_checkpoint(struct coordinator_host *h, struct event *e, uint
     reply_message(e->call, &reply.base);
 }
 
-static void take_call(struct coordinator_host *h, struct event *e, uint64_t now)
+static void take_call(struct leader *h, struct event *e, uint64_t now)
 {
     if (h->machine == NULL)
         rpc_call_fail(e->call, RPC_UNAVAILABLE, "this server does not lead yet");
@@ -412,7 +412,7 @@ static void take_call(struct coordinator_host *h, struct event *e, uint64_t now)
         stop_or_checkpoint(h, e, now);
 }
 
-static void take_event(struct coordinator_host *h, struct event *e, uint64_t now)
+static void take_event(struct leader *h, struct event *e, uint64_t now)
 {
     switch (e->kind) {
     case EVENT_CALL:
@@ -438,7 +438,7 @@ static void take_event(struct coordinator_host *h, struct event *e, uint64_t now
     event_free(e);
 }
 
-static void take_actions(struct coordinator_host *h)
+static void take_actions(struct leader *h)
 {
     struct coordinator_action *a;
     while ((a = coordinator_next_action(h->machine)) != NULL) {
@@ -449,12 +449,12 @@ static void take_actions(struct coordinator_host *h)
             log_write(level, "coordinator", "%s", a->text);
             coordinator_action_destroy(a);
         } else {
-            coordinator_storage_do(h->storage, a);
+            leader_storage_do(h->storage, a);
         }
     }
 }
 
-static void fail_parked(struct coordinator_host *h)
+static void fail_parked(struct leader *h)
 {
     while (h->parked != NULL) {
         struct parked *p = h->parked;
@@ -474,7 +474,7 @@ static void fail_parked(struct coordinator_host *h)
 
 static void *machine_run(void *context)
 {
-    struct coordinator_host *h = context;
+    struct leader *h = context;
     uint64_t ticked = 0;
     for (;;) {
         void *item = NULL;

@@ -1,4 +1,4 @@
-#include "server/coordinator_storage.h"
+#include "server/leader_storage.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -12,7 +12,7 @@
 
 #define ACTIONS_MAX 1024u
 
-struct coordinator_storage {
+struct leader_storage {
     struct registry *registry;
     void (*done)(void *context, struct storage_answer *answer);
     void *context;
@@ -34,12 +34,11 @@ struct storage_answer {
 
 static void *storage_run(void *context);
 
-struct coordinator_storage *coordinator_storage_create(struct registry *registry,
-                                                       void (*done)(void *context,
-                                                                    struct storage_answer *answer),
-                                                       void *context)
+struct leader_storage *
+leader_storage_create(struct registry *registry,
+                      void (*done)(void *context, struct storage_answer *answer), void *context)
 {
-    struct coordinator_storage *s = must_alloc(sizeof *s);
+    struct leader_storage *s = must_alloc(sizeof *s);
     s->registry = registry;
     s->done = done;
     s->context = context;
@@ -49,8 +48,7 @@ struct coordinator_storage *coordinator_storage_create(struct registry *registry
     return s;
 }
 
-static void answer(struct coordinator_storage *s, struct storage_answer *a, uint64_t id,
-                   enum err code)
+static void answer(struct leader_storage *s, struct storage_answer *a, uint64_t id, enum err code)
 {
     a->result.id = id;
     a->result.code = code;
@@ -58,7 +56,7 @@ static void answer(struct coordinator_storage *s, struct storage_answer *a, uint
     s->done(s->context, a);
 }
 
-void coordinator_storage_do(struct coordinator_storage *s, struct coordinator_action *a)
+void leader_storage_do(struct leader_storage *s, struct coordinator_action *a)
 {
     if (queue_push(s->actions, a, 0) == ERR_NONE)
         return;
@@ -69,7 +67,7 @@ void coordinator_storage_do(struct coordinator_storage *s, struct coordinator_ac
            err_set(ERR_UNAVAILABLE, "the storage thread has %u actions to do", ACTIONS_MAX));
 }
 
-void coordinator_storage_destroy(struct coordinator_storage *s)
+void leader_storage_destroy(struct leader_storage *s)
 {
     if (s == NULL)
         return;
@@ -110,7 +108,7 @@ static char *record_path(const char *job)
     return must_format("jobs/%s", job);
 }
 
-static enum err get_record(struct coordinator_storage *s, const char *job, char **out)
+static enum err get_record(struct leader_storage *s, const char *job, char **out)
 {
     char *path = record_path(job);
     void *data;
@@ -129,7 +127,7 @@ static enum err get_record(struct coordinator_storage *s, const char *job, char 
     return ERR_NONE;
 }
 
-static enum err do_list(struct coordinator_storage *s, const struct coordinator_action *a,
+static enum err do_list(struct leader_storage *s, const struct coordinator_action *a,
                         struct storage_answer *r)
 {
     enum err e = get_record(s, a->job, &r->record);
@@ -153,7 +151,7 @@ static enum err do_list(struct coordinator_storage *s, const struct coordinator_
 }
 
 /* The newest record wins: there is one leader, and it alone writes. */
-static enum err do_record(struct coordinator_storage *s, const struct coordinator_action *a)
+static enum err do_record(struct leader_storage *s, const struct coordinator_action *a)
 {
     char *path = record_path(a->job);
     void *data = NULL;
@@ -177,7 +175,7 @@ static void do_retain(const struct coordinator_action *a)
         log_debug("coordinator", "removed %u old checkpoints of %s", removed, a->uri);
 }
 
-static void do_action(struct coordinator_storage *s, const struct coordinator_action *a)
+static void do_action(struct leader_storage *s, const struct coordinator_action *a)
 {
     struct storage_answer *r = must_alloc(sizeof *r);
     enum err e = ERR_NONE;
@@ -205,7 +203,7 @@ static void do_action(struct coordinator_storage *s, const struct coordinator_ac
 
 static void *storage_run(void *context)
 {
-    struct coordinator_storage *s = context;
+    struct leader_storage *s = context;
     void *item;
     while (queue_pop(s->actions, &item, QUEUE_FOREVER) == ERR_NONE) {
         do_action(s, item);
