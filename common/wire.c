@@ -63,10 +63,13 @@ static size_t varint_write(uint64_t value, uint8_t *out)
 void wire_encode(const ProtobufCMessage *message, struct wire_payload *payload, struct chain *out)
 {
     const ProtobufCFieldDescriptor *field = payload_field(message->descriptor);
-    CHECK(field != NULL);
-    ProtobufCBinaryData inside;
-    memcpy(&inside, (const uint8_t *)message + field->offset, sizeof inside);
-    CHECK(inside.len == 0);
+    if (field != NULL) {
+        ProtobufCBinaryData inside;
+        memcpy(&inside, (const uint8_t *)message + field->offset, sizeof inside);
+        CHECK(inside.len == 0);
+    } else {
+        CHECK(payload->chain.size == 0);
+    }
 
     size_t header_size = protobuf_c_message_get_packed_size(message);
     struct buf *header = buf_create(header_size + 2 * VARINT_MAX_BYTES);
@@ -187,9 +190,9 @@ static enum err walk(const ProtobufCMessageDescriptor *descriptor, const struct 
         }
         if ((e = skip_value(&cursor, tag)) != ERR_NONE)
             return e;
-        bool known = (payload == NULL || tag >> 3 != payload->id) &&
-                     protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3)) !=
-                         NULL;
+        bool known =
+            (payload == NULL || tag >> 3 != payload->id) &&
+            protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3)) != NULL;
         if (!known)
             continue;
         size_t whole = start.left - cursor.left;

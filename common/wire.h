@@ -42,7 +42,8 @@ void wire_payload_deinit(struct wire_payload *p);
 
 /*
  * Encode: `message` with an empty payload field, then `payload`, whose slices are moved. The protobuf-c
- * descriptor of the message tells the payload's field number (its field named "payload"). CHECKs memory.
+ * descriptor of the message tells the payload's field number (its field named "payload"); a message without one
+ * has no arrays. CHECKs memory.
  */
 void wire_encode(const ProtobufCMessage *message, struct wire_payload *payload, struct chain *out);
 

@@ -576,6 +576,22 @@ static void test_answer_size(void **state)
     free(keys);
 }
 
+/* A message that has no arrays goes the same way. */
+static void test_without_payload(void **state)
+{
+    Paramd__ResumeRequest q = PARAMD__RESUME_REQUEST__INIT;
+    struct wire_payload none = {0};
+    struct wire_message m;
+    struct chain c = {0};
+    q.rank = 5;
+    wire_encode(&q.base, &none, &c);
+    assert_int_equal(wire_decode(&paramd__resume_request__descriptor, &c, &m), ERR_NONE);
+    assert_int_equal(((const Paramd__ResumeRequest *)m.message)->rank, 5);
+    assert_int_equal(m.payload_size, 0);
+    wire_message_deinit(&m);
+    chain_deinit(&c);
+}
+
 static void test_payload(void **state)
 {
     struct wire_payload p = {0};
@@ -595,11 +611,12 @@ static void test_payload(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_ways),   cmocka_unit_test(test_any_order),
-        cmocka_unit_test(test_truncated),   cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_malformed),   cmocka_unit_test(test_lying_rows),
-        cmocka_unit_test(test_many_keys),   cmocka_unit_test(test_lying_dense),
-        cmocka_unit_test(test_answer_size), cmocka_unit_test(test_payload),
+        cmocka_unit_test(test_both_ways),       cmocka_unit_test(test_any_order),
+        cmocka_unit_test(test_truncated),       cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_malformed),       cmocka_unit_test(test_lying_rows),
+        cmocka_unit_test(test_many_keys),       cmocka_unit_test(test_lying_dense),
+        cmocka_unit_test(test_answer_size),     cmocka_unit_test(test_payload),
+        cmocka_unit_test(test_without_payload),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }
