@@ -105,13 +105,10 @@ static bool decode(const ProtobufCBinaryData *bytes, uint64_t acked, struct sums
 /* The progressive evaluation as of a drain point; steps up to it are not counted again. */
 static void restore_evaluation(struct tally *p, const Paramd__Report *report, uint64_t reported)
 {
-    bool within_epoch = reported > 0 && !steps_is_epoch_end(&p->steps, reported);
     if (p->progressive == NULL || report->metrics.len == 0)
         return;
     if (steps_is_drain(&p->steps, reported) && reported > p->evaluated)
         p->evaluated = reported;
-    if (!within_epoch)
-        return;
     if (evaluation_decode(p->progressive, report->metrics.data, report->metrics.len) != ERR_NONE) {
         log_warn("tally", "progressive evaluation begins anew: %s", err_text());
         evaluation_clear(p->progressive);
