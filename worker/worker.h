@@ -1,7 +1,9 @@
 /*
- * worker.h - a worker as an object: what paramd-worker runs, and what `--servers 0` runs in paramctl's process.
+ * worker.h - a worker as an object: what paramd-worker runs, and what `--servers 0` runs in
+ * paramctl's process.
  *
- * worker_start() joins the registry, reports to the leader and follows its orders until worker_stop().
+ * worker_start() joins the registry, reports to the leader and follows its orders until
+ * worker_stop(). `settings` are borrowed and outlive the worker.
  *
  * Threads  start, stop, wait: one thread of the owner.
  */

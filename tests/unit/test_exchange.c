@@ -25,7 +25,6 @@
 #include "common/rng.h"
 #include "common/rpc.h"
 #include "common/wire.h"
-#include "worker/area.h"
 #include "worker/exchange.h"
 
 #define SHARDS    3u
@@ -734,44 +733,6 @@ static void test_addresses(void **state)
     world_close(&w);
 }
 
-/* ---- areas ---- */
-
-static void test_areas_go_round(void **state)
-{
-    struct area_pool *p = area_pool_create();
-    struct buf *first = area_take(p, 1000), *second = area_take(p, 5000);
-    void *first_data = buf_data(first), *second_data = buf_data(second);
-    assert_true(first_data != second_data);
-    assert_int_equal((uintptr_t)first_data % 64, 0);
-    memset(first_data, 1, 1000);
-    memset(second_data, 2, 5000);
-    struct buf *shared = buf_ref(second);
-    buf_unref(first);
-    buf_unref(second);
-    struct buf *third = area_take(p, 900);
-    assert_ptr_equal(buf_data(third), first_data); /* the one that is back */
-    assert_int_equal(((uint8_t *)second_data)[4999], 2);
-    buf_unref(shared);
-    struct buf *fourth = area_take(p, 4000);
-    assert_ptr_equal(buf_data(fourth), second_data);
-    buf_unref(third);
-    area_pool_destroy(p);
-    memset(buf_data(fourth), 3, 4000); /* outlives the pool's owner */
-    buf_unref(fourth);
-}
-
-static void test_areas_without_memory(void **state)
-{
-    struct area_pool *p = area_pool_create();
-    for (uint64_t n = 1; n <= 3; n++) {
-        mem_fail_nth(n);
-        struct buf *b = area_take(p, 1000);
-        mem_fail_nth(0);
-        buf_unref(b);
-    }
-    area_pool_destroy(p);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -781,8 +742,6 @@ int main(void)
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_read),
         cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_areas_go_round),
-        cmocka_unit_test(test_areas_without_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
