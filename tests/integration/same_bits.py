@@ -10,8 +10,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 from harness import Cases, Workplace, clicks_csv, clicks_job, children_of, is_alive, run, run_job, start, wait_until
@@ -51,6 +49,41 @@ def killed_and_resumed(place, job, sets, seed):
     return run_job(["-f", job] + how + r.choice(clusters) + sets, place.path)
 
 
+def asked_for_checkpoints(place, job, name, sets):
+    """`checkpoint now` again and again while it trains. -> the result, and how many were taken"""
+    process = start(["run", "-o", "json", "-f", job, "--fresh", "--servers", "2", "--workers", "2", "--set",
+                     "checkpoint.every_steps=100000"] + sets, place.path)
+    taken = 0
+    while process.poll() is None:
+        code, out, err = run(["checkpoint", "now", name], place.path)
+        taken += code == 0
+        time.sleep(0.1)
+    out, err = process.communicate()
+    try:
+        return json.loads(out), taken
+    except ValueError:
+        return {"digest": None, "text": err[-500:]}, taken
+
+
+def long_jobs(place, kills):
+    """Jobs that take long enough to be disturbed in the middle."""
+    for model, depth in (("fm", 0), ("fm", 2), ("mlp", 0), ("lr", 2)):
+        name = f"long-{model}-{depth}"
+        place.file(f"{name}.yaml", clicks_job(model).replace("name: clicks", f"name: {name}").replace(
+            "epochs: 2", "epochs: 25"))
+        sets = ["--set", f"train.pipeline_depth={depth}"]
+        first = run_job(["-f", f"{name}.yaml", "--fresh", "--servers", "1", "--workers", "1"] + sets, place.path)
+        if not cases.check(f"{name}: reference", first["state"] == "DONE", first):
+            continue
+        result, taken = asked_for_checkpoints(place, f"{name}.yaml", name, sets)
+        cases.check(f"{name}: a checkpoint asked for in the middle ({taken} taken)",
+                    taken > 0 and result["digest"] == first["digest"], result)
+        for _ in range(kills):
+            seed = r.randrange(1 << 30)
+            result = killed_and_resumed(place, f"{name}.yaml", sets, seed)
+            cases.check(f"{name}: killed and resumed (seed {seed})", result.get("digest") == first["digest"], result)
+
+
 def digests_of(place, model, depth, clusters, kills):
     job = f"{model}-{depth}.yaml"
     place.file(job, clicks_job(model).replace("name: clicks", f"name: {model}-{depth}"))
@@ -77,12 +110,13 @@ def main():
         place.file("train.csv", clicks_csv(12000))
         place.file("test.csv", clicks_csv(2000, seed=2))
         found = set()
-        for model, depth, clusters, kills in (("fm", 0, CLUSTERS, 4), ("fm", 2, CLUSTERS, 3),
-                                              ("lr", 0, CLUSTERS[:5], 1), ("mlp", 0, CLUSTERS[:8], 2),
-                                              ("mlp", 2, CLUSTERS[:3], 1), ("lr", 2, CLUSTERS[:2], 0)):
+        for model, depth, clusters, kills in (("fm", 0, CLUSTERS, 1), ("fm", 2, CLUSTERS, 1),
+                                              ("lr", 0, CLUSTERS[:5], 0), ("mlp", 0, CLUSTERS[:8], 0),
+                                              ("mlp", 2, CLUSTERS[:3], 0), ("lr", 2, CLUSTERS[:2], 0)):
             digest = digests_of(place, model, depth, clusters, kills)
             cases.check(f"{model} depth {depth}: a digest of its own", digest and digest not in found, digest)
             found.add(digest)
+        long_jobs(place, int(os.environ.get("KILLS", "2")))
     cases.end()
 
 
