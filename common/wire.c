@@ -72,17 +72,15 @@ void wire_encode(const ProtobufCMessage *message, struct wire_payload *payload, 
     }
 
     size_t header_size = protobuf_c_message_get_packed_size(message);
-    struct buf *header = buf_create(header_size + 2 * VARINT_MAX_BYTES);
-    CHECK(header != NULL);
-    uint8_t *bytes = buf_data(header);
-    size_t size = protobuf_c_message_pack(message, bytes);
+    uint8_t *header = must_alloc(header_size + 2 * VARINT_MAX_BYTES);
+    size_t size = protobuf_c_message_pack(message, header);
     CHECK(size == header_size);
     if (payload->chain.size > 0) {
-        size += varint_write((uint64_t)field->id << 3 | WIRE_BYTES, bytes + size);
-        size += varint_write(payload->chain.size, bytes + size);
+        size += varint_write((uint64_t)field->id << 3 | WIRE_BYTES, header + size);
+        size += varint_write(payload->chain.size, header + size);
     }
-    chain_append(out, header, bytes, size);
-    buf_unref(header);
+    chain_append_copy(out, header, size);
+    mem_free(header);
     chain_move(out, &payload->chain);
 }
 

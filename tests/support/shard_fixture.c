@@ -239,6 +239,7 @@ static void take_reply(void *context, enum err code, struct chain *reply)
 {
     struct fixture_reply *r = context;
     struct wire_message m;
+    mem_fail_nth(0);
     r->count++;
     r->code = code;
     if (code != ERR_NONE) {
@@ -313,7 +314,9 @@ void shard_fixture_send(struct shard_fixture *f, const struct fixture_request *r
         r->damage(&m.q);
     wire_encode(&m.q.base, &m.payload, &c);
     cut_up(&c, r->cut);
+    mem_fail_nth(r->fail_nth);
     shard_push_pull(f->shard, &c, take_reply, out, f->now_ms);
+    mem_fail_nth(0);
     CHECK(c.size == 0);
 }
 

@@ -64,6 +64,7 @@ struct fixture_request {
     uint32_t shard;
     float poison;                                /* takes the place of the first gradient unless 0 */
     void (*damage)(Paramd__PushPullRequest *q);
+    uint64_t fail_nth;                           /* allocation of the shard, or 0 */
 };
 
 /* Steps, ranks and mode are in f->options already; the schema, the keys and the shard are made. */

@@ -1,0 +1,725 @@
+/*
+ * Goal: a shard answers each request as PROTOCOL.md 3 says, and a request that is refused changes
+ * nothing. Method: one situation for each status; a table of malformed requests with the state's
+ * digest before and after; ssp and asp against a reference that applies in the order of arrival,
+ * and against counting.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "common/rng.h"
+#include "tests/support/shard_fixture.h"
+
+#define STATUS(name) PARAMD__PUSH_PULL_REPLY__STATUS__##name
+
+static struct shard_fixture f;
+static struct reference reference;
+
+static struct steps calendar(enum consistency mode, uint32_t depth)
+{
+    return (struct steps){.consistency = mode,
+                          .steps_per_epoch = 20,
+                          .last_step = 20,
+                          .drain_every = 10,
+                          .eval_every = 10,
+                          .has_eval = true,
+                          .checkpoint_every = 5,
+                          .pipeline_depth = depth};
+}
+
+static void start(enum consistency mode, uint32_t depth, uint32_t ranks)
+{
+    struct steps steps = calendar(mode, depth);
+    memset(&f, 0, sizeof f);
+    shard_fixture_start(&f, &steps, ranks);
+}
+
+static void begin(enum consistency mode, uint32_t depth, uint32_t ranks)
+{
+    start(mode, depth, ranks);
+    shard_begin(f.shard, 0);
+}
+
+/* The answer to a request that is answered at once. */
+static void expect(const struct fixture_request *r, Paramd__PushPullReply__Status status,
+                   const char *part)
+{
+    struct fixture_reply reply = {0};
+    shard_fixture_call(&f, r, &reply);
+    if (reply.code != ERR_NONE || reply.status != status || strstr(reply.text, part) == NULL)
+        fail_msg("rank %u seq %llu: code %d status %d '%s', not %d '%s'", r->rank,
+                 (unsigned long long)r->seq, reply.code, reply.status, reply.text, status, part);
+    shard_fixture_reply_deinit(&reply);
+}
+
+static struct fixture_request push(uint32_t rank, uint64_t seq)
+{
+    return (struct fixture_request){
+        .rank = rank, .seq = seq, .acked = seq > 0 ? seq - 1 : 0, .cut = seq + 1};
+}
+
+static void expect_push(uint32_t rank, uint64_t seq, Paramd__PushPullReply__Status status)
+{
+    struct fixture_request r = push(rank, seq);
+    expect(&r, status, "");
+}
+
+static void test_identity(void **state)
+{
+    start(CONSISTENCY_BSP, 0, 2);
+    struct fixture_request r = {.rank = 0};
+    expect(&r, STATUS(NOT_FORMED), "restored");
+    shard_set_lease(f.shard, 0, 3);
+    shard_begin(f.shard, 0);
+    expect(&r, STATUS(REPLACED), "lease");
+    r.lease = 3;
+    expect(&r, STATUS(OK), "");
+    r.job = "songs";
+    expect(&r, STATUS(WRONG_JOB), "another job");
+    r.job = NULL;
+    r.generation = 8;
+    expect(&r, STATUS(NOT_FORMED), "generation");
+    r.generation = 6;
+    expect(&r, STATUS(NOT_FORMED), "generation");
+    shard_fixture_stop(&f);
+}
+
+static void test_window(void **state)
+{
+    struct fixture_reply held[3] = {{0}};
+    begin(CONSISTENCY_BSP, 2, 2);
+    expect_push(0, 0, STATUS(OK));
+    expect_push(1, 0, STATUS(OK));
+    /* Out of order: 3 and 2 wait for 1, and 4 is too far. */
+    for (uint64_t seq = 3; seq >= 1; seq--) {
+        struct fixture_request r = {.rank = 0, .seq = seq};
+        shard_fixture_send(&f, &r, &held[seq - 1]);
+        assert_int_equal(held[seq - 1].count, 0);
+    }
+    struct fixture_request far = {.rank = 0, .seq = 4},
+                           ask = {.rank = 0, .seq = 2, .header_only = true};
+    expect(&far, STATUS(EXPECTED), "window");
+    struct fixture_request lacking = {.rank = 1, .seq = 1, .header_only = true};
+    expect(&lacking, STATUS(LACKING), "not here");
+    far.seq = 21;
+    expect(&far, STATUS(EXPECTED), "window");
+    /* Another call for the same push sends the first one away. */
+    struct fixture_reply again = {0};
+    shard_fixture_send(&f, &ask, &again);
+    assert_int_equal(held[1].count, 1);
+    assert_int_equal(held[1].status, STATUS(WAITING));
+    assert_int_equal(held[1].received, 3);
+    assert_int_equal(again.count, 0);
+    /* A call that has waited is told to ask again, and can. */
+    f.now_ms += 999;
+    shard_tick(f.shard, f.now_ms);
+    assert_int_equal(again.count, 0);
+    f.now_ms += 1;
+    shard_tick(f.shard, f.now_ms);
+    assert_int_equal(again.status, STATUS(WAITING));
+    assert_int_equal(held[0].status, STATUS(WAITING));
+    assert_int_equal(shard_version(f.shard), 0);
+    struct fixture_request other = {.rank = 1, .seq = 1};
+    expect(&other, STATUS(OK), "");
+    assert_int_equal(shard_version(f.shard), 1);
+    expect_push(0, 1, STATUS(OK));
+    /* A new lease ends the old one's calls. */
+    shard_fixture_reply_deinit(&again);
+    shard_fixture_send(&f, &ask, &again);
+    shard_set_lease(f.shard, 0, 1);
+    assert_int_equal(again.status, STATUS(REPLACED));
+    shard_set_lease(f.shard, 0, 0);
+    expect(&ask, STATUS(REPLACED), "");
+    shard_fixture_reply_deinit(&again);
+    ask.lease = 1;
+    shard_fixture_send(&f, &ask, &again);
+    assert_int_equal(again.count, 0);
+    shard_fixture_stop(&f);
+    assert_int_equal(again.status, STATUS(NOT_FORMED));
+    shard_fixture_reply_deinit(&again);
+    for (int i = 0; i < 3; i++)
+        shard_fixture_reply_deinit(&held[i]);
+}
+
+static void test_acknowledged(void **state)
+{
+    begin(CONSISTENCY_BSP, 0, 1);
+    for (uint64_t seq = 0; seq <= 4; seq++)
+        expect_push(0, seq, STATUS(OK));
+    struct fixture_request r = {.rank = 0, .seq = 4, .acked = 4, .header_only = true};
+    expect(&r, STATUS(OK), "");
+    expect_push(0, 5, STATUS(OK)); /* acked 4: the values of batch 4 go, those of batch 5 stay */
+    r = (struct fixture_request){.rank = 0, .seq = 4, .acked = 4, .header_only = true};
+    expect(&r, STATUS(OK), "");
+    r.seq = 3;
+    expect(&r, STATUS(LACKING), "");
+    r.header_only = false;
+    expect(&r, STATUS(LACKING), "gone");
+    shard_fixture_stop(&f);
+}
+
+static void test_barrier_and_verdict(void **state)
+{
+    begin(CONSISTENCY_BSP, 0, 1);
+    for (uint64_t seq = 0; seq < 10; seq++)
+        expect_push(0, seq, STATUS(OK));
+    struct fixture_reply reply = {0};
+    struct fixture_request r = push(0, 10), past = push(0, 11);
+    shard_fixture_send(&f, &r, &reply);
+    assert_int_equal(reply.count, 0);
+    assert_int_equal(f.drain_count, 1);
+    assert_int_equal(f.drain_step, 10);
+    struct fixture_reply refused = {0};
+    shard_fixture_call(&f, &past, &refused);
+    assert_int_equal(refused.code, ERR_REFUSED);
+    assert_non_null(strstr(refused.text, "drain point"));
+    shard_verdict(f.shard, 20, true); /* not yet: kept for its time */
+    assert_int_equal(reply.count, 0);
+    shard_verdict(f.shard, 10, false);
+    assert_int_equal(reply.status, STATUS(OK));
+    assert_true(reply.value_count > 0);
+    shard_verdict(f.shard, 10, true); /* too late */
+    expect(&past, STATUS(OK), "");
+    for (uint64_t seq = 12; seq < 20; seq++)
+        expect_push(0, seq, STATUS(OK));
+    expect_push(0, 20, STATUS(STOP));
+    assert_int_equal(f.drain_count, 2);
+    shard_fixture_reply_deinit(&reply);
+    shard_fixture_reply_deinit(&refused);
+    shard_fixture_stop(&f);
+}
+
+static void test_budget(void **state)
+{
+    begin(CONSISTENCY_BSP, 2, 2);
+    expect_push(0, 0, STATUS(OK));
+    expect_push(1, 0, STATUS(OK));
+    uint64_t before = shard_memory(f.shard);
+    shard_fixture_stop(&f);
+
+    memset(&f, 0, sizeof f);
+    f.options.memory_bytes = before + 1000;
+    struct steps steps = calendar(CONSISTENCY_BSP, 2);
+    shard_fixture_start(&f, &steps, 2);
+    shard_begin(f.shard, 0);
+    expect_push(0, 0, STATUS(OK));
+    expect_push(1, 0, STATUS(OK));
+    struct fixture_request ahead = {.rank = 0, .seq = 2}, next = {.rank = 0, .seq = 1};
+    expect(&ahead, STATUS(BUSY), "budget");
+    struct fixture_reply reply = {0};
+    shard_fixture_send(&f, &next, &reply); /* the one that all wait for */
+    assert_int_equal(reply.count, 0);
+    assert_true(shard_memory(f.shard) > f.options.memory_bytes);
+    shard_fixture_stop(&f);
+    shard_fixture_reply_deinit(&reply);
+
+    /* Parameters alone over the budget: the job ends by name. */
+    memset(&f, 0, sizeof f);
+    f.options.memory_bytes = 1000;
+    shard_fixture_start(&f, &steps, 1);
+    shard_begin(f.shard, 0);
+    expect_push(0, 0, STATUS(OK));
+    struct fixture_request r = push(0, 1);
+    expect(&r, STATUS(FAILED), "more servers");
+    shard_fixture_stop(&f);
+}
+
+/* ---- what fails the job ---- */
+
+static void expect_failed(const char *part)
+{
+    assert_int_equal(f.fail_count, 1);
+    assert_non_null(strstr(f.fail_text, part));
+    expect_push(0, 1, STATUS(FAILED));
+    expect_push(0, 0, STATUS(FAILED));
+}
+
+static void test_failures(void **state)
+{
+    static const float poisons[] = {NAN, INFINITY, -INFINITY};
+    struct fixture_reply held = {0};
+    for (size_t i = 0; i < 3; i++) {
+        begin(CONSISTENCY_BSP, 0, 2);
+        expect_push(0, 0, STATUS(OK));
+        struct fixture_request r = push(0, 1), other = push(1, 1);
+        shard_fixture_send(&f, &r, &held);
+        other.poison = poisons[i];
+        uint64_t digest = shard_fixture_digest(&f);
+        expect(&other, STATUS(FAILED), "table user: the gradient of key");
+        assert_int_equal(held.status, STATUS(FAILED));
+        assert_true(shard_fixture_digest(&f) == digest);
+        expect_failed("not finite");
+        shard_fixture_stop(&f);
+        shard_fixture_reply_deinit(&held);
+    }
+    begin(CONSISTENCY_BSP, 0, 2);
+    expect_push(0, 0, STATUS(OK));
+    struct fixture_request r = push(0, 1);
+    shard_fixture_send(&f, &r, &held);
+    r.salt = 1;
+    expect(&r, STATUS(FAILED), "not reproducible");
+    expect_failed("rank 0, seq 1");
+    shard_fixture_stop(&f);
+    shard_fixture_reply_deinit(&held);
+
+    begin(CONSISTENCY_ASP, 0, 1);
+    shard_fail(f.shard, "the disk is on fire");
+    shard_fail(f.shard, "so is the other");
+    expect_failed("the disk is on fire");
+    shard_fixture_stop(&f);
+}
+
+/* ---- what is refused and changes nothing ---- */
+
+static void other_shard(Paramd__PushPullRequest *q)
+{
+    q->shard = 1;
+}
+static void other_rank(Paramd__PushPullRequest *q)
+{
+    q->rank = 2;
+}
+static void acked_ahead(Paramd__PushPullRequest *q)
+{
+    q->acked = q->seq;
+}
+static void weight_negative(Paramd__PushPullRequest *q)
+{
+    q->weight = -1;
+}
+static void weight_infinite(Paramd__PushPullRequest *q)
+{
+    q->weight = INFINITY;
+}
+static void skipped_with_push(Paramd__PushPullRequest *q)
+{
+    q->skipped = true;
+}
+static void push_kind(Paramd__PushPullRequest *q)
+{
+    q->push[0]->kind = PARAMD__BLOCK__KIND__KEYS;
+}
+static void last_push_index(Paramd__PushPullRequest *q)
+{
+    q->push[q->n_push - 1]->index = 9;
+}
+static void last_push_count(Paramd__PushPullRequest *q)
+{
+    q->push[q->n_push - 1]->count++;
+}
+static void keys_misplaced(Paramd__PushPullRequest *q)
+{
+    q->push[0]->keys_offset += 8;
+    q->push[0]->count--;
+    q->push[1]->keys_offset = q->push[0]->keys_offset;
+    q->push[1]->count = q->push[0]->count + 1;
+}
+static void pull_count(Paramd__PushPullRequest *q)
+{
+    q->pull[0]->count = UINT64_MAX;
+}
+static void pull_twice(Paramd__PushPullRequest *q)
+{
+    q->pull[1]->index = 0;
+    q->pull[1]->dim = 0;
+}
+
+static void test_malformed(void **state)
+{
+    static const struct {
+        void (*damage)(Paramd__PushPullRequest *q);
+        const char *part;
+    } cases[] = {
+        {other_shard, "request for shard 1"}, {other_rank, "rank 2; the job has 2"},
+        {acked_ahead, "acked 2, but only 1"}, {weight_negative, "weight -1"},
+        {weight_infinite, "weight inf"},      {skipped_with_push, "skipped"},
+        {push_kind, "push block 0: kind 1"},  {last_push_index, "parameter 9"},
+        {last_push_count, "values"},          {keys_misplaced, "table item"},
+        {pull_count, "pull block 0"},         {pull_twice, "more than one block"},
+    };
+    begin(CONSISTENCY_BSP, 0, 2);
+    for (uint32_t r = 0; r < 2; r++)
+        expect_push(r, 0, STATUS(OK));
+    struct fixture_reply held = {0};
+    struct fixture_request one = push(0, 1);
+    shard_fixture_send(&f, &one, &held);
+    expect_push(1, 1, STATUS(OK));
+    uint64_t digest = shard_fixture_digest(&f), memory = shard_memory(f.shard);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture_request r = push(1, 2);
+        struct fixture_reply reply = {0};
+        r.lease = 77;
+        r.damage = cases[i].damage;
+        shard_fixture_call(&f, &r, &reply);
+        if (reply.code == ERR_NONE || strstr(reply.text, cases[i].part) == NULL)
+            fail_msg("case %zu: code %d status %d '%s' does not say '%s'", i, reply.code,
+                     reply.status, reply.text, cases[i].part);
+        assert_non_null(strstr(reply.text, "shard 0"));
+        assert_true(shard_fixture_digest(&f) == digest);
+        assert_int_equal(shard_memory(f.shard), memory);
+        assert_int_equal(f.fail_count, 0);
+        shard_fixture_reply_deinit(&reply);
+    }
+    struct fixture_request lagging = {.rank = 1, .seq = 3, .acked = 0};
+    expect(&lagging, STATUS(EXPECTED), "");
+    /* The lease that came with them was not believed, and the job goes on. */
+    shard_fixture_reply_deinit(&held);
+    one = push(0, 2);
+    shard_fixture_send(&f, &one, &held);
+    expect_push(1, 2, STATUS(OK));
+    assert_int_equal(held.status, STATUS(OK));
+    shard_fixture_reply_deinit(&held);
+    shard_fixture_stop(&f);
+}
+
+static void take_code(void *context, enum err code, struct chain *reply)
+{
+    enum err *out = context;
+    *out = code;
+}
+
+static void test_noise(void **state)
+{
+    begin(CONSISTENCY_BSP, 0, 1);
+    uint64_t digest = shard_fixture_digest(&f);
+    for (uint64_t seed = 0; seed < 2000; seed++) {
+        uint8_t bytes[64];
+        enum err code = ERR_COUNT;
+        size_t size = 1 + seed % 64;
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = (uint8_t)rng_at(seed, i);
+        struct chain c = {0};
+        chain_append_copy(&c, bytes, size);
+        if (seed % 3 == 0)
+            shard_push_pull(f.shard, &c, take_code, &code, 0);
+        else if (seed % 3 == 1)
+            shard_resume(f.shard, &c, take_code, &code);
+        else
+            shard_read(f.shard, &c, take_code, &code);
+        assert_int_not_equal(code, ERR_COUNT);
+        chain_deinit(&c);
+    }
+    assert_true(shard_fixture_digest(&f) == digest);
+    shard_fixture_stop(&f);
+}
+
+/* ---- weights ---- */
+
+static void test_nothing_to_apply(void **state)
+{
+    begin(CONSISTENCY_BSP, 0, 1);
+    expect_push(0, 0, STATUS(OK));
+    uint64_t digest = shard_fixture_digest(&f);
+    struct fixture_request r = push(0, 1);
+    r.weightless = true;
+    expect(&r, STATUS(OK), "");
+    r = push(0, 2);
+    r.skipped = true;
+    expect(&r, STATUS(OK), "");
+    r = push(0, 3);
+    r.empty = true;
+    expect(&r, STATUS(OK), "");
+    assert_int_equal(shard_version(f.shard), 3);
+    assert_int_equal(shard_rows(f.shard), 0);
+    assert_true(shard_fixture_digest(&f) == digest);
+    expect_push(0, 4, STATUS(OK));
+    assert_true(shard_rows(f.shard) > 20);
+    shard_fixture_stop(&f);
+}
+
+/* ---- ssp and asp ---- */
+
+/* Ranks at random speeds; the reference applies each push as it is taken. */
+static void run_on_arrival(enum consistency mode, uint32_t staleness, uint32_t ranks, uint64_t seed)
+{
+    uint64_t next[FIXTURE_RANKS] = {0}, verdict = 0;
+    struct fixture_reply held[FIXTURE_RANKS] = {{0}};
+    bool open[FIXTURE_RANKS] = {0};  /* not answered with values yet */
+    bool waits[FIXTURE_RANKS] = {0}; /* the call of held[] */
+    struct steps steps = calendar(mode, 0);
+    memset(&f, 0, sizeof f);
+    f.options.staleness = staleness;
+    shard_fixture_start(&f, &steps, ranks);
+    shard_begin(f.shard, 0);
+    reference_init(&f, &reference);
+    for (uint32_t event = 0; event < 3000; event++) {
+        uint32_t rank = (uint32_t)rng_below(rng_at(seed, event), ranks);
+        uint64_t slowest = 99;
+        for (uint32_t r = 0; r < ranks; r++)
+            slowest = next[r] < slowest ? next[r] : slowest;
+        if (open[rank] && held[rank].count > 0) {
+            /* Answered: no earlier than it may, with the values of now or of when it left. */
+            uint64_t seq = next[rank] - 1;
+            if (held[rank].status != STATUS(WAITING)) {
+                assert_int_equal(held[rank].status, STATUS(OK));
+                assert_true(mode == CONSISTENCY_ASP || seq <= slowest - 1 + staleness);
+                assert_true(!steps_is_drain(&steps, seq) || slowest > seq || seq == 0);
+                assert_true(seq % 10 != 0 || verdict >= seq);
+                open[rank] = false;
+            }
+            waits[rank] = false;
+            shard_fixture_reply_deinit(&held[rank]);
+            continue;
+        }
+        struct fixture_request r = push(rank, next[rank]);
+        if (open[rank]) { /* again: with the header, or the body, whose push is dropped */
+            r = push(rank, next[rank] - 1);
+            r.header_only = event % 2;
+            struct fixture_reply again = {0};
+            shard_fixture_send(&f, &r, &again);
+            if (again.count == 0) {
+                assert_int_equal(held[rank].count, waits[rank]);
+                assert_true(!waits[rank] || held[rank].status == STATUS(WAITING));
+                shard_tick(f.shard, f.now_ms + 1000);
+            }
+            assert_int_equal(again.count, 1);
+            if (again.status == STATUS(OK))
+                open[rank] = false;
+            waits[rank] = false;
+            shard_fixture_reply_deinit(&again);
+            shard_fixture_reply_deinit(&held[rank]);
+        } else if (next[rank] <= steps.last_step) {
+            shard_fixture_send(&f, &r, &held[rank]);
+            if (next[rank] > 0)
+                reference_apply(&f, &reference, rank, rank + 1, next[rank]);
+            next[rank]++;
+            open[rank] = waits[rank] = true;
+            if (held[rank].count > 0 && held[rank].status == STATUS(OK)) {
+                size_t count;
+                float *values = reference_answer(&f, &reference, rank, next[rank] - 1, &count);
+                assert_int_equal(held[rank].value_count, count);
+                assert_memory_equal(held[rank].values, values, count * sizeof *values);
+                mem_free(values);
+            }
+        }
+        if (event % 7 == 0 && shard_version(f.shard) % 10 == 0 && shard_version(f.shard) > 0) {
+            verdict = shard_version(f.shard);
+            shard_verdict(f.shard, verdict, false);
+        }
+    }
+    assert_int_equal(shard_version(f.shard), steps.last_step);
+    assert_true(shard_fixture_digest(&f) == reference_digest(&f, &reference));
+    shard_fixture_stop(&f);
+    for (uint32_t r = 0; r < FIXTURE_RANKS; r++)
+        shard_fixture_reply_deinit(&held[r]);
+}
+
+static void test_ssp_and_asp(void **state)
+{
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        run_on_arrival(CONSISTENCY_ASP, 0, 3, seed);
+        run_on_arrival(CONSISTENCY_SSP, 0, 2, seed);
+        run_on_arrival(CONSISTENCY_SSP, 2, 4, seed);
+    }
+}
+
+/* ---- reports, reading, memory ---- */
+
+static void test_reports(void **state)
+{
+    begin(CONSISTENCY_BSP, 1, 2);
+    assert_null(shard_reports(f.shard)[0]);
+    for (uint32_t r = 0; r < 2; r++)
+        expect_push(r, 0, STATUS(OK));
+    struct fixture_reply held[2] = {{0}};
+    for (uint64_t seq = 1; seq <= 2; seq++) {
+        struct fixture_request r = {.rank = 0, .seq = seq};
+        shard_fixture_send(&f, &r, &held[seq - 1]);
+    }
+    struct fixture_request r = {.rank = 1, .seq = 1};
+    expect(&r, STATUS(OK), "");
+    /* What is applied counts, not what has arrived. */
+    assert_int_equal(shard_reports(f.shard)[0]->examples, 1000);
+    assert_int_equal(shard_reports(f.shard)[1]->examples, 1001);
+    f.now_ms += 200;
+    shard_tick(f.shard, f.now_ms);
+    assert_true(f.had_reports);
+    assert_int_equal(f.examples[1], 1001);
+    shard_fixture_stop(&f);
+    for (int i = 0; i < 2; i++)
+        shard_fixture_reply_deinit(&held[i]);
+}
+
+struct read_result {
+    enum err code;
+    Paramd__PushPullReply__Status status;
+    uint64_t version;
+    float values[8];
+    size_t count;
+};
+
+static void take_read(void *context, enum err code, struct chain *reply)
+{
+    struct read_result *r = context;
+    struct wire_message m;
+    r->code = code;
+    if (code != ERR_NONE)
+        return;
+    struct chain c = {0};
+    chain_move(&c, reply);
+    assert_int_equal(wire_decode(&paramd__read_reply__descriptor, &c, &m), ERR_NONE);
+    const Paramd__ReadReply *p = (const Paramd__ReadReply *)m.message;
+    r->status = p->status;
+    r->version = p->version;
+    r->count = m.payload_size / sizeof(float);
+    assert_true(r->count <= 8);
+    chain_copy_out(&c, m.payload_offset, r->values, m.payload_size);
+    wire_message_deinit(&m);
+    chain_deinit(&c);
+}
+
+static struct read_result read_key(uint64_t version, bool any, uint64_t key)
+{
+    Paramd__ReadRequest q = PARAMD__READ_REQUEST__INIT;
+    Paramd__Block b = PARAMD__BLOCK__INIT, *list = &b;
+    struct wire_payload payload = {0};
+    struct chain c = {0};
+    struct read_result result = {.code = ERR_COUNT};
+    q.job = (char *)(uintptr_t) "films";
+    q.generation = FIXTURE_GENERATION;
+    q.version = version;
+    q.any_version = any;
+    b.kind = PARAMD__BLOCK__KIND__KEYS;
+    b.index = 1;
+    b.count = 1;
+    b.keys_offset = wire_payload_add(&payload, NULL, &key, sizeof key, 8);
+    q.pull = &list;
+    q.n_pull = 1;
+    wire_encode(&q.base, &payload, &c);
+    shard_read(f.shard, &c, take_read, &result);
+    return result;
+}
+
+static void test_read(void **state)
+{
+    static const float zeros[4];
+    begin(CONSISTENCY_BSP, 0, 1);
+    expect_push(0, 0, STATUS(OK));
+    expect_push(0, 1, STATUS(OK));
+    uint64_t rows = shard_rows(f.shard);
+    struct read_result r = read_key(0, false, 5);
+    assert_int_equal(r.status, STATUS(EXPECTED));
+    assert_int_equal(r.version, 1);
+    r = read_key(0, true, 5);
+    assert_int_equal(r.status, STATUS(OK));
+    r = read_key(1, false, 5); /* no such row */
+    assert_int_equal(r.status, STATUS(OK));
+    assert_int_equal(r.count, 4);
+    assert_memory_equal(r.values, zeros, sizeof zeros);
+    assert_int_equal(shard_rows(f.shard), rows);
+    float *found[1];
+    for (uint32_t i = 0; i < FIXTURE_KEYS; i++) {
+        table_find(shard_table(f.shard, 1), &f.keys[i], 1, found);
+        r = read_key(1, false, f.keys[i]);
+        assert_memory_equal(r.values, found[0] != NULL ? found[0] : zeros, 4 * sizeof(float));
+    }
+    shard_fixture_stop(&f);
+
+    memset(&f, 0, sizeof f);
+    struct steps steps = {.consistency = CONSISTENCY_BSP};
+    f.options.read_only = true;
+    shard_fixture_start(&f, &steps, 1);
+    shard_begin(f.shard, 1234);
+    assert_int_equal(f.fail_count + f.drain_count, 0);
+    r = read_key(1234, false, 5);
+    assert_int_equal(r.status, STATUS(OK));
+    shard_fixture_stop(&f);
+}
+
+/* While rows are frozen, training goes on, and what was frozen stays. */
+static void test_frozen(void **state)
+{
+    begin(CONSISTENCY_BSP, 0, 1);
+    for (uint64_t seq = 0; seq <= 3; seq++)
+        expect_push(0, seq, STATUS(OK));
+    uint64_t key;
+    float row[FIXTURE_STATE], before[FIXTURE_KEYS][FIXTURE_STATE];
+    uint32_t count, rows = 0;
+    struct table *t = shard_table(f.shard, 0);
+    table_snapshot_begin(t, 0);
+    while (table_snapshot_next(t, 1, &key, before[rows], &count) == ERR_NONE && count == 1)
+        rows++;
+    table_snapshot_end(t);
+    table_snapshot_begin(t, 0);
+    for (uint64_t seq = 4; seq <= 9; seq++)
+        expect_push(0, seq, STATUS(OK));
+    for (uint32_t i = 0; i < rows; i++) {
+        assert_int_equal(table_snapshot_next(t, 1, &key, row, &count), ERR_NONE);
+        assert_int_equal(count, 1);
+        assert_memory_equal(row, before[i], f.tables[0].state_dim * sizeof row[0]);
+    }
+    assert_int_equal(table_snapshot_next(t, 1, &key, row, &count), ERR_NONE);
+    assert_int_equal(count, 0);
+    table_snapshot_end(t);
+    shard_fixture_stop(&f);
+}
+
+/* Out of memory at any place: the request is handed back, or the job fails by name. */
+static void test_no_memory(void **state)
+{
+    uint32_t failures = 0;
+    for (uint64_t n = 1; n < 400; n++) {
+        struct shard_options options;
+        struct shard *s = NULL;
+        if (n == 1)
+            begin(CONSISTENCY_BSP, 0, 1);
+        options = f.options;
+        mem_fail_nth(n);
+        enum err e = shard_create(&options, &s);
+        mem_fail_nth(0);
+        assert_int_equal(e, s != NULL ? ERR_NONE : ERR_MEMORY);
+        if (s != NULL) {
+            shard_destroy(s);
+            break;
+        }
+        failures++;
+    }
+    assert_true(failures > 10);
+    shard_fixture_stop(&f);
+    uint32_t handed_back = 0, failed = 0, n = 0;
+    for (bool whole = false; !whole;) {
+        struct fixture_reply reply = {0};
+        begin(CONSISTENCY_BSP, 0, 1);
+        expect_push(0, 0, STATUS(OK));
+        struct fixture_request r = push(0, 1);
+        r.fail_nth = ++n;
+        shard_fixture_call(&f, &r, &reply);
+        whole = reply.code == ERR_NONE && reply.status == STATUS(OK);
+        if (reply.code != ERR_NONE) { /* nothing was taken, so it can come again */
+            assert_int_equal(reply.code, ERR_MEMORY);
+            expect_push(0, 1, STATUS(OK));
+            handed_back++;
+        } else if (!whole) {
+            assert_int_equal(reply.status, STATUS(FAILED));
+            assert_int_equal(f.fail_count, 1);
+            assert_non_null(strstr(f.fail_text, "cannot allocate"));
+            failed++;
+        }
+        shard_fixture_reply_deinit(&reply);
+        shard_fixture_stop(&f);
+    }
+    assert_true(handed_back > 0 && failed > 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_identity),         cmocka_unit_test(test_window),
+        cmocka_unit_test(test_acknowledged),     cmocka_unit_test(test_barrier_and_verdict),
+        cmocka_unit_test(test_budget),           cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_malformed),        cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_nothing_to_apply), cmocka_unit_test(test_ssp_and_asp),
+        cmocka_unit_test(test_reports),          cmocka_unit_test(test_read),
+        cmocka_unit_test(test_frozen),           cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
