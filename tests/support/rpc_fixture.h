@@ -8,6 +8,12 @@
 #ifndef PARAMD_TESTS_SUPPORT_RPC_FIXTURE_H
 #define PARAMD_TESTS_SUPPORT_RPC_FIXTURE_H
 
+#ifdef __SANITIZE_THREAD__
+#define FIXTURE_THREAD_SANITIZER 1
+#else
+#define FIXTURE_THREAD_SANITIZER 0
+#endif
+
 #include <pthread.h>
 #include <stdatomic.h>
 
