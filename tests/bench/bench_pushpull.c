@@ -1,24 +1,28 @@
 /*
- * Goal     push-pull runs at the speed of the transport: what one server and one worker, two processes, exchange a
- *          second, beside raw copies of the same bytes through TCP and unix sockets in the same run.
- * Method   real shards behind real gRPC in a child process; the parent drives worker/exchange with hand-made
- *          batches at pipeline depth 1 and gradients that are already there, so that only the exchange and the
- *          table are timed. Rounds of the raw copy and of push-pull alternate; medians count. The limit of a
- *          push-pull is the time that its bytes, both ways, take through the raw socket.
+ * Goal     push-pull runs at the speed of the transport: what one server and one worker, two
+ *          processes, exchange a second, beside raw copies of as many bytes through TCP and unix
+ *          sockets in the same run.
+ * Method   real shards behind real gRPC in a child process; the parent drives worker/exchange with
+ *          hand-made batches at pipeline depth 1 and gradients of zeros, so that only the exchange
+ *          and the table are timed. Rounds of raw copies and of push-pulls alternate; medians
+ *          count. A push-pull could at best take as long as its bytes, both ways, take through the
+ *          raw socket.
  *
- * bench_pushpull [steps]
+ *     bench_pushpull [STEPS [SHAPE]]
  */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/check.h"
@@ -28,24 +32,25 @@
 #include "common/queue.h"
 #include "common/rng.h"
 #include "common/rpc.h"
+#include "server/service_peek.h"
 #include "server/shard.h"
 #include "worker/exchange.h"
 
-#define SHARDS 4u
-#define OWNERS 2u
-#define ROUNDS 3
+#define SHARDS    4u
+#define OWNERS    2u
+#define ROUNDS    5
 #define RAW_CHUNK (1u << 20)
-#define RAW_BYTES (512ull << 20)
+#define RAW_BYTES (256ull << 20)
 #define KEY_COUNT 100000u
 #define KEY_SPACE 1000000u
-#define BATCHES 8u
+#define BATCHES   8u
 
 struct shape {
     const char *name;
-    uint32_t row_dim;                /* 0: no table */
-    uint64_t dense_values;           /* 0: no dense parameter */
-    double target;                   /* of raw TCP; 0: none */
-    double rows_target;              /* rows/s; 0: none */
+    uint32_t row_dim;      /* 0: no table */
+    uint64_t dense_values; /* 0: no dense parameter */
+    double target;         /* of raw TCP; 0: none */
+    double rows_target;    /* rows/s; 0: none */
 };
 
 static const struct shape shapes[] = {
@@ -66,8 +71,10 @@ static struct schema *make_schema(const struct shape *shape)
         s->table_count = 1;
         strcpy(s->tables[0].name, "bench");
         s->tables[0].component_count = 1;
-        s->tables[0].components[0] = (struct schema_component){
-            .name = "v", .dim = shape->row_dim, .optimizer = {.type = "sgd", .learning_rate = 0.01}};
+        s->tables[0].components[0] =
+            (struct schema_component){.name = "v",
+                                      .dim = shape->row_dim,
+                                      .optimizer = {.type = "sgd", .learning_rate = 0.01}};
     }
     if (shape->dense_values) {
         s->dense_count = 1;
@@ -82,8 +89,11 @@ static struct schema *make_schema(const struct shape *shape)
 
 static struct steps make_steps(void)
 {
-    return (struct steps){.consistency = CONSISTENCY_BSP, .steps_per_epoch = 1000000, .last_step = 1000000,
-                          .drain_every = 1000000, .pipeline_depth = 1};
+    return (struct steps){.consistency = CONSISTENCY_BSP,
+                          .steps_per_epoch = 1000000,
+                          .last_step = 1000000,
+                          .drain_every = 1000000,
+                          .pipeline_depth = 1};
 }
 
 /* ---- the server: a child process ---- */
@@ -141,35 +151,31 @@ static void *own(void *context)
     return NULL;
 }
 
-static void handle(struct rpc_call *call, const ProtobufCMessageDescriptor *type, bool is_resume)
+static void handle(struct rpc_call *call, bool is_resume)
 {
-    struct wire_message m;
+    struct request_head head;
     struct request *r = must_alloc(sizeof *r);
 
-    CHECK(wire_decode(type, rpc_call_request(call), &m) == ERR_NONE);
-    r->shard = is_resume ? ((Paramd__ResumeRequest *)m.message)->shard : ((Paramd__PushPullRequest *)m.message)->shard;
-    wire_message_deinit(&m);
-    r->call = call;
-    r->is_resume = is_resume;
-    CHECK(r->shard < SHARDS);
+    CHECK(request_peek(rpc_call_request(call), false, &head) == ERR_NONE);
+    CHECK(head.shard < SHARDS);
+    *r = (struct request){.call = call, .shard = head.shard, .is_resume = is_resume};
     CHECK(queue_push(the_server->owners[r->shard % OWNERS].queue, r, 1000) == ERR_NONE);
 }
 
 static void handle_push_pull(void *context, struct rpc_call *call)
 {
-    (void)context;
-    handle(call, &paramd__push_pull_request__descriptor, false);
+    handle(call, false);
 }
 
 static void handle_resume(void *context, struct rpc_call *call)
 {
-    (void)context;
-    handle(call, &paramd__resume_request__descriptor, true);
+    handle(call, true);
 }
 
 static void serve(const struct shape *shape, const char *address, int ready)
 {
-    const struct rpc_method methods[] = {{WIRE_PUSH_PULL, handle_push_pull, NULL}, {WIRE_RESUME, handle_resume, NULL}};
+    const struct rpc_method methods[] = {{WIRE_PUSH_PULL, handle_push_pull, NULL},
+                                         {WIRE_RESUME, handle_resume, NULL}};
     const char *listen[] = {address, NULL};
     struct rpc_server_options options = {.listen = listen, .methods = methods, .method_count = 2};
     struct rpc_server *server;
@@ -178,10 +184,15 @@ static void serve(const struct shape *shape, const char *address, int ready)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     the_server = must_alloc(sizeof *the_server);
     for (uint32_t i = 0; i < SHARDS; i++) {
-        struct shard_options o = {.job = "bench", .generation = 1, .index = i,
+        struct shard_options o = {.job = "bench",
+                                  .generation = 1,
+                                  .index = i,
                                   .first_partition = i * PARTITION_COUNT / SHARDS,
                                   .end_partition = (i + 1) * PARTITION_COUNT / SHARDS,
-                                  .rank_count = 1, .schema = schema, .steps = make_steps(), .wait_ms = 10000,
+                                  .rank_count = 1,
+                                  .schema = schema,
+                                  .steps = make_steps(),
+                                  .wait_ms = 10000,
                                   .notify = notice};
         CHECK(shard_create(&o, &the_server->shards[i]) == ERR_NONE);
         shard_set_lease(the_server->shards[i], 0, 1);
@@ -227,7 +238,7 @@ static void make_keys(uint64_t seed, uint64_t *keys, uint32_t *count)
 struct work {
     struct batch batches[BATCHES];
     struct batch_table tables[BATCHES];
-    uint64_t next;                   /* batch to give */
+    uint64_t next; /* batch to give */
 };
 
 static void make_batches(struct work *w, const struct shape *shape)
@@ -252,29 +263,57 @@ static void give(struct exchange *x, struct work *w)
     }
 }
 
-/* One step; gradients of zeros cost the server what others do. */
-static uint64_t step(struct exchange *x, struct work *w, const struct shape *shape)
+/* One step; gradients of zeros cost the server what others do. Returns the bytes, both ways. */
+static uint64_t step(struct exchange *x, struct work *w, const struct shape *shape, uint64_t *rows)
 {
     struct exchange_work values;
     struct exchange_push push = {.weight = 1};
-    uint64_t bytes = 2 * 4 * shape->dense_values;
+    uint64_t bytes = 2 * sizeof(float) * shape->dense_values;
 
     if (exchange_wait(x, 0, &values) != ERR_NONE) {
         fprintf(stderr, "%s\n", err_text());
         exit(1);
     }
-    if (shape->row_dim) {
-        uint32_t rows = w->batches[values.step % BATCHES].tables[0].key_count;
-        static bool cleared[64];
-        if (values.step < 64 && !cleared[values.step % 64])
-            memset(values.row_gradients[0], 0, 4ull * rows * shape->row_dim);
-        bytes += rows * (2ull * 8 + 2 * 4ull * shape->row_dim);
-    } else if (values.step < 8) {
-        memset(values.dense_gradients[0], 0, 4 * shape->dense_values);
+    /* Every time: the memory has been used for keys, which can look like infinite gradients. */
+    if (shape->row_dim > 0) {
+        uint32_t count = w->batches[values.step % BATCHES].tables[0].key_count;
+        memset(values.row_gradients[0], 0, sizeof(float) * count * shape->row_dim);
+        bytes += count * 2ull * (sizeof(uint64_t) + sizeof(float) * shape->row_dim);
+        *rows += count;
+    } else {
+        memset(values.dense_gradients[0], 0, sizeof(float) * shape->dense_values);
     }
     give(x, w);
     CHECK(exchange_push(x, 0, &push) == ERR_NONE);
     return bytes;
+}
+
+/* ---- what is measured ---- */
+
+struct outcome {
+    double bytes_per_second, rows_per_second;
+    double cpu_ns_per_byte; /* of both ends: it does not depend on who else uses the machine */
+};
+
+static double cpu_ns(const struct rusage *u)
+{
+    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) * 1e9 +
+           (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) * 1e3;
+}
+
+static double own_cpu_ns(void)
+{
+    struct rusage u;
+    CHECK(getrusage(RUSAGE_SELF, &u) == 0);
+    return cpu_ns(&u);
+}
+
+static double cpu_ns_of(pid_t process)
+{
+    clockid_t clock;
+    struct timespec t;
+    CHECK(clock_getcpuclockid(process, &clock) == 0 && clock_gettime(clock, &t) == 0);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
 /* ---- raw sockets ---- */
@@ -290,36 +329,46 @@ static void raw_pair(bool is_tcp, int ends[2])
         return;
     }
     int listener = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 1) == 0);
+    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(listen(listener, 1) == 0);
     CHECK(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
     ends[0] = socket(AF_INET, SOCK_STREAM, 0);
     CHECK(connect(ends[0], (struct sockaddr *)&address, sizeof address) == 0);
     ends[1] = accept(listener, NULL, NULL);
-    setsockopt(ends[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    CHECK(ends[1] >= 0);
+    CHECK(setsockopt(ends[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0);
     close(listener);
 }
 
-/* Bytes a second, one way, 1 MiB writes and reads, between two processes. */
-static double raw_copy(bool is_tcp)
+static void read_all(int end, char *buffer)
+{
+    for (uint64_t left = RAW_BYTES; left > 0;) {
+        ssize_t got = read(end, buffer, RAW_CHUNK);
+        if (got <= 0)
+            _exit(1);
+        left -= (uint64_t)got;
+    }
+    CHECK(write(end, "", 1) == 1);
+}
+
+/* One way, 1 MiB writes and reads, between two processes. */
+static struct outcome raw_copy(bool is_tcp)
 {
     int ends[2];
     char *buffer = mem_calloc(1, RAW_CHUNK);
+    struct rusage used;
 
+    CHECK(buffer != NULL);
     raw_pair(is_tcp, ends);
     pid_t reader = fork();
+    CHECK(reader >= 0);
     if (reader == 0) {
-        uint64_t left = RAW_BYTES;
         close(ends[0]);
-        while (left) {
-            ssize_t got = read(ends[1], buffer, RAW_CHUNK);
-            if (got <= 0)
-                _exit(1);
-            left -= (uint64_t)got;
-        }
-        CHECK(write(ends[1], "", 1) == 1);
+        read_all(ends[1], buffer);
         _exit(0);
     }
     close(ends[1]);
+    double cpu = own_cpu_ns();
     uint64_t start = clock_ns();
     for (uint64_t sent = 0; sent < RAW_BYTES;) {
         ssize_t wrote = write(ends[0], buffer, RAW_CHUNK);
@@ -328,51 +377,38 @@ static double raw_copy(bool is_tcp)
     }
     CHECK(read(ends[0], buffer, 1) == 1);
     double seconds = clock_seconds_since(start);
+    cpu = own_cpu_ns() - cpu;
     close(ends[0]);
-    waitpid(reader, NULL, 0);
+    CHECK(wait4(reader, NULL, 0, &used) == reader);
+    cpu += cpu_ns(&used);
     mem_free(buffer);
-    return (double)RAW_BYTES / seconds;
+    return (struct outcome){.bytes_per_second = (double)RAW_BYTES / seconds,
+                            .cpu_ns_per_byte = cpu / (double)RAW_BYTES};
 }
 
-/* ---- one shape over one transport ---- */
+/* ---- push-pull: two processes for each shape and transport, which wait between rounds ---- */
 
-struct outcome {
-    double bytes_per_second, rows_per_second;
+struct pair {
+    pid_t worker;
+    int go, result;
 };
 
-static int compare_doubles(const void *a, const void *b)
+static struct exchange *open_exchange(const struct shape *shape, const char *address)
 {
-    const double *x = a, *y = b;
-    return *x < *y ? -1 : *x > *y;
-}
-
-static double median(double *values, int count)
-{
-    qsort(values, (size_t)count, sizeof *values, compare_doubles);
-    return values[count / 2];
-}
-
-static void measure_in_child(const struct shape *shape, const char *address, uint32_t steps, int out)
-{
-    char bound[256] = "";
-    int ready[2];
-    struct work w = {.next = 1};
-    struct outcome o;
-    double bytes_rates[ROUNDS], rows_rates[ROUNDS];
-
-    CHECK(pipe(ready) == 0);
-    pid_t server = fork();
-    if (server == 0)
-        serve(shape, address, ready[1]);
-    CHECK(read(ready[0], bound, sizeof bound) > 0);
-    const char *addresses[] = {bound};
+    const char *addresses[] = {address};
     struct exchange_shard shards[SHARDS];
     for (uint32_t i = 0; i < SHARDS; i++)
-        shards[i] = (struct exchange_shard){i * PARTITION_COUNT / SHARDS, (i + 1) * PARTITION_COUNT / SHARDS,
-                                            addresses, 1, NULL};
-    struct exchange_options options = {.job = "bench", .generation = 1, .schema = make_schema(shape),
-                                       .steps = make_steps(), .shards = shards, .shard_count = SHARDS, .rank_max = 1,
-                                       .call_timeout_ms = 20000, .give_up_ms = 20000};
+        shards[i] = (struct exchange_shard){i * PARTITION_COUNT / SHARDS,
+                                            (i + 1) * PARTITION_COUNT / SHARDS, addresses, 1, NULL};
+    struct exchange_options options = {.job = "bench",
+                                       .generation = 1,
+                                       .schema = make_schema(shape),
+                                       .steps = make_steps(),
+                                       .shards = shards,
+                                       .shard_count = SHARDS,
+                                       .rank_max = 1,
+                                       .call_timeout_ms = 20000,
+                                       .give_up_ms = 20000};
     struct exchange *x;
     uint32_t index;
     CHECK(exchange_open(&options, &x) == ERR_NONE);
@@ -381,74 +417,160 @@ static void measure_in_child(const struct shape *shape, const char *address, uin
         fprintf(stderr, "%s\n", err_text());
         exit(1);
     }
+    return x;
+}
+
+static struct outcome run_round(struct exchange *x, struct work *w, const struct shape *shape,
+                                pid_t server, uint32_t steps)
+{
+    double cpu = own_cpu_ns() + cpu_ns_of(server);
+    uint64_t start = clock_ns(), bytes = 0, rows = 0;
+
+    for (uint32_t i = 0; i < steps; i++)
+        bytes += step(x, w, shape, &rows);
+    double seconds = clock_seconds_since(start);
+    cpu = own_cpu_ns() + cpu_ns_of(server) - cpu;
+    return (struct outcome){(double)bytes / seconds, (double)rows / seconds, cpu / (double)bytes};
+}
+
+static void work_in_child(const struct shape *shape, const char *address, uint32_t steps, int go,
+                          int result)
+{
+    char bound[256] = "", byte;
+    int ready[2];
+    struct work w = {.next = 1};
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    CHECK(pipe(ready) == 0);
+    pid_t server = fork();
+    CHECK(server >= 0);
+    if (server == 0)
+        serve(shape, address, ready[1]);
+    close(ready[1]);
+    CHECK(read(ready[0], bound, sizeof bound) > 0);
+    struct exchange *x = open_exchange(shape, bound);
     make_batches(&w, shape);
     give(x, &w);
     CHECK(exchange_begin(x, 0) == ERR_NONE);
-    for (uint32_t i = 0; i < 2 * BATCHES + 2; i++)
-        step(x, &w, shape);
-    for (int round = 0; round < ROUNDS; round++) {
-        uint64_t start = clock_ns(), bytes = 0, rows = 0;
-        for (uint32_t i = 0; i < steps; i++) {
-            bytes += step(x, &w, shape);
-            rows += shape->row_dim ? w.tables[i % BATCHES].key_count : 0;
-        }
-        double seconds = clock_seconds_since(start);
-        bytes_rates[round] = (double)bytes / seconds;
-        rows_rates[round] = (double)rows / seconds;
+    (void)run_round(x, &w, shape, server, 2 * BATCHES + 2); /* creates the rows, warms */
+    while (read(go, &byte, 1) == 1) {
+        struct outcome o = run_round(x, &w, shape, server, steps);
+        CHECK(write(result, &o, sizeof o) == sizeof o);
     }
-    o.bytes_per_second = median(bytes_rates, ROUNDS);
-    o.rows_per_second = median(rows_rates, ROUNDS);
-    CHECK(write(out, &o, sizeof o) == sizeof o);
-    kill(server, SIGKILL);
-    waitpid(server, NULL, 0);
     _exit(0);
 }
 
-/* gRPC must not be there when we fork: every measurement has a process of its own. */
-static struct outcome measure(const struct shape *shape, const char *address, uint32_t steps)
+/* gRPC must not be there when we fork: every pair has processes of its own. */
+static struct pair pair_start(const struct shape *shape, const char *address, uint32_t steps)
 {
-    struct outcome o = {0};
-    int result[2];
+    int go[2], result[2];
 
-    CHECK(pipe(result) == 0);
+    CHECK(pipe(go) == 0 && pipe(result) == 0);
     pid_t child = fork();
-    if (child == 0)
-        measure_in_child(shape, address, steps, result[1]);
+    CHECK(child >= 0);
+    if (child == 0) {
+        close(go[1]);
+        close(result[0]);
+        work_in_child(shape, address, steps, go[0], result[1]);
+    }
+    close(go[0]);
     close(result[1]);
-    if (read(result[0], &o, sizeof o) != sizeof o)
-        fprintf(stderr, "%s over %s did not end\n", shape->name, address);
-    close(result[0]);
-    waitpid(child, NULL, 0);
-    return o;
+    return (struct pair){child, go[1], result[0]};
+}
+
+static bool pair_round(struct pair *p, struct outcome *out)
+{
+    return write(p->go, "", 1) == 1 && read(p->result, out, sizeof *out) == sizeof *out;
+}
+
+static void pair_stop(struct pair *p)
+{
+    /* Its server goes with it. Closing `go` would not do: the other pair has that end, too. */
+    kill(p->worker, SIGKILL);
+    close(p->go);
+    close(p->result);
+    waitpid(p->worker, NULL, 0);
+}
+
+/* ---- medians, and what is printed ---- */
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+static double median_of(const struct outcome *o, size_t offset)
+{
+    double values[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++)
+        memcpy(&values[i], (const char *)&o[i] + offset, sizeof values[i]);
+    qsort(values, ROUNDS, sizeof *values, compare_doubles);
+    return values[ROUNDS / 2];
+}
+
+static struct outcome medians(const struct outcome *o)
+{
+    return (struct outcome){median_of(o, offsetof(struct outcome, bytes_per_second)),
+                            median_of(o, offsetof(struct outcome, rows_per_second)),
+                            median_of(o, offsetof(struct outcome, cpu_ns_per_byte))};
+}
+
+static void print(const struct shape *s, const char *transport, struct outcome o,
+                  struct outcome raw, double raw_tcp)
+{
+    printf("push-pull %-30s %-4s %5.2f GiB/s, raw %5.2f, ratio %.2f; of raw tcp %.2f", s->name,
+           transport, o.bytes_per_second / (1 << 30), raw.bytes_per_second / (1 << 30),
+           o.bytes_per_second / raw.bytes_per_second, o.bytes_per_second / raw_tcp);
+    if (s->target > 0)
+        printf(" (target %.1f)", s->target);
+    printf("; cpu %.2f ns/B, raw %.2f", o.cpu_ns_per_byte, raw.cpu_ns_per_byte);
+    if (s->row_dim > 0)
+        printf("; %.2f M rows/s pushed and pulled", o.rows_per_second / 1e6);
+    if (s->rows_target > 0)
+        printf(" (target %.1f M)", s->rows_target / 1e6);
+    printf("\n");
+    fflush(stdout);
+}
+
+static bool compare(const struct shape *s, uint32_t steps)
+{
+    struct outcome raw[2][ROUNDS], ours[2][ROUNDS];
+    char name[64];
+    bool good = true;
+
+    snprintf(name, sizeof name, "unix-abstract:paramd-bench-%d-%td", getpid(), s - shapes);
+    struct pair pairs[2] = {pair_start(s, "127.0.0.1:0", steps), pair_start(s, name, steps)};
+    for (int round = 0; round < ROUNDS && good; round++) {
+        for (int i = 0; i < 2 && good; i++) {
+            raw[i][round] = raw_copy(i == 0);
+            good = pair_round(&pairs[i], &ours[i][round]);
+        }
+    }
+    pair_stop(&pairs[0]);
+    pair_stop(&pairs[1]);
+    if (!good) {
+        fprintf(stderr, "push-pull of %s did not end\n", s->name);
+        return false;
+    }
+    struct outcome raw_tcp = medians(raw[0]);
+    print(s, "tcp", medians(ours[0]), raw_tcp, raw_tcp.bytes_per_second);
+    print(s, "unix", medians(ours[1]), medians(raw[1]), raw_tcp.bytes_per_second);
+    return true;
 }
 
 int main(int argc, char **argv)
 {
-    uint32_t steps = argc > 1 ? (uint32_t)atoi(argv[1]) : 30;
+    uint32_t steps = argc > 1 ? (uint32_t)atoi(argv[1]) : 12;
     bool good = true;
 
+    signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const struct shape *s = &shapes[i];
-        uint32_t count = s->dense_values && s->dense_values < (8u << 20) ? steps * 8 : steps;
-        char name[64];
-        snprintf(name, sizeof name, "unix-abstract:paramd-bench-%d-%zu", getpid(), i);
-        double tcp_before = raw_copy(true), unix_before = raw_copy(false);
-        struct outcome tcp = measure(s, "127.0.0.1:0", count), local = measure(s, name, count);
-        double raw_tcp = (tcp_before + raw_copy(true)) / 2, raw_unix = (unix_before + raw_copy(false)) / 2;
-        printf("push-pull %-31s tcp  %5.2f GiB/s, raw %5.2f, ratio %.2f", s->name, tcp.bytes_per_second / (1 << 30),
-               raw_tcp / (1 << 30), tcp.bytes_per_second / raw_tcp);
-        if (s->row_dim)
-            printf("; %.2f M rows/s pushed and pulled", tcp.rows_per_second / 1e6);
-        printf("\npush-pull %-31s unix %5.2f GiB/s, raw %5.2f, ratio %.2f", s->name,
-               local.bytes_per_second / (1 << 30), raw_unix / (1 << 30), local.bytes_per_second / raw_unix);
-        if (s->row_dim)
-            printf("; %.2f M rows/s pushed and pulled", local.rows_per_second / 1e6);
-        if (s->rows_target > 0)
-            printf(" (target %.1f M)", s->rows_target / 1e6);
-        if (s->target > 0)
-            printf("; of raw TCP %.2f (target %.2f)", local.bytes_per_second / raw_tcp, s->target);
-        printf("\n");
-        good &= local.bytes_per_second > 0 && tcp.bytes_per_second > 0;
+        if (argc > 2 && i != (size_t)atoi(argv[2]))
+            continue;
+        bool is_small = s->dense_values > 0 && s->dense_values < (8u << 20);
+        good &= compare(s, is_small || s->row_dim == 1 ? steps * 8 : steps);
     }
     return good ? 0 : 1;
 }
