@@ -327,6 +327,29 @@ static void test_snapshot_limit(void **state)
     table_destroy(t);
 }
 
+/* Rows that have been handed out may change without a copy. */
+static void test_snapshot_behind(void **state)
+{
+    struct table *t;
+    uint64_t keys[TABLE_BATCH];
+    uint32_t at = 0;
+    model.count = 0;
+    make_schema(0);
+    assert_int_equal(table_create(&schema, 0, PARTITION_COUNT, &t), ERR_NONE);
+    for (uint32_t i = 0; i < 50; i++)
+        change(t, keys, make_batch(i, spread, keys), 1.0f);
+    table_snapshot_begin(t, 1); /* room for no copy at all */
+    frozen = model;
+    for (uint32_t i = 0; i < 10; i++) {
+        assert_true(read_frozen(t, 40, &at));
+        change(t, model.keys, TABLE_BATCH < at ? TABLE_BATCH : 40, 2.0f);
+        assert_true(table_snapshot_active(t));
+    }
+    change(t, model.keys + at, 1, 2.0f);
+    assert_false(table_snapshot_active(t));
+    table_destroy(t);
+}
+
 /* Rows that came after the beginning are not in it, nor are copies of them made. */
 static void test_snapshot_of_nothing(void **state)
 {
@@ -396,15 +419,11 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spread),
-        cmocka_unit_test(test_clustered),
-        cmocka_unit_test(test_extreme),
-        cmocka_unit_test(test_load),
-        cmocka_unit_test(test_crowded),
-        cmocka_unit_test(test_max_rows),
-        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_snapshot_limit),
-        cmocka_unit_test(test_snapshot_of_nothing),
+        cmocka_unit_test(test_spread),          cmocka_unit_test(test_clustered),
+        cmocka_unit_test(test_extreme),         cmocka_unit_test(test_load),
+        cmocka_unit_test(test_crowded),         cmocka_unit_test(test_max_rows),
+        cmocka_unit_test(test_memory),          cmocka_unit_test(test_snapshot_limit),
+        cmocka_unit_test(test_snapshot_behind), cmocka_unit_test(test_snapshot_of_nothing),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
