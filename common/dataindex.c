@@ -27,8 +27,7 @@ uint64_t dataindex_steps_per_epoch(uint64_t train_examples, uint32_t batch_size,
     return steps;
 }
 
-/* ---- writing
- * ----------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static struct json *write_texts(char *const *texts, uint32_t count)
 {
@@ -109,8 +108,7 @@ void dataindex_write(const struct dataindex *d, struct str *json, struct str *bu
     write_bulk(d, bulk);
 }
 
-/* ---- reading
- * ----------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static enum err malformed(const char *name)
 {

@@ -1,15 +1,16 @@
 /*
  * batch.h - one rank's examples of one step, as arrays that a model can use.
  *
- * Sparse input: for each table the unique keys of the batch, ascending and mixed, and the terms: which row
- * (a batch-local id, an index into keys) with which value, grouped by (example, slot). The same terms stand a second time
- * grouped by row, so that a row's gradient is a sum in a fixed order by one thread, written once.
+ * Sparse input: for each table the unique keys of the batch, ascending and mixed, and the terms:
+ * which row (a batch-local id, an index into keys) with which value, grouped by (example, slot).
+ * The same terms stand a second time grouped by row, so that a row's gradient is a sum in a fixed
+ * order by one thread, written once.
  *
- * Shapes   offsets: uint32[n * slot_count + 1]; ids, values: [term_count]; slot s of example i has the terms
- *          offsets[i * slot_count + s] … offsets[i * slot_count + s + 1] - 1.
- *          by_row_offsets: uint32[key_count + 1]; by_row_cells, by_row_values: [term_count], cell = i * slot_count + s,
- *          ascending within a row.
- *          values NULL: all are 1. Pooling scales (mean: 1/n, sqrtn: 1/√n) are in the values already.
+ * Shapes   offsets: uint32[n * slot_count + 1]; ids, values: [term_count]; slot s of example i has
+ *          the terms offsets[i * slot_count + s] … offsets[i * slot_count + s + 1] - 1.
+ *          by_row_offsets: uint32[key_count + 1]; by_row_cells, by_row_values: [term_count],
+ *          cell = i * slot_count + s, ascending within a row.
+ *          values NULL: all are 1. Pooling scales (mean: 1/n, sqrtn: 1/√n) are in the values.
  * Threads  a batch has one owner at a time; its arrays do not change once made.
  */
 #ifndef PARAMD_WORKER_BATCH_H

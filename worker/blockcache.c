@@ -18,8 +18,7 @@
 
 #define CACHE_VERSION 1
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static enum err make_directories(const char *path)
 {
@@ -127,8 +126,7 @@ struct blockcache_counters blockcache_counters(struct blockcache *c)
                                         atomic_load(&c->unpacked_files)};
 }
 
-/* ---- files
- * ------------------------------------------------------------------------------------------- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 char *blockcache_path(const struct blockcache *c, uint32_t block)
 {
@@ -184,8 +182,7 @@ enum err blockcache_store(struct blockcache *c, uint32_t block, const struct blo
     return e;
 }
 
-/* ---- mapping
- * ----------------------------------------------------------------------------------------- */
+/* ---- mapping --------------------------------------------------------------------------------- */
 
 static enum err map_file(const char *path, void **memory, size_t *size)
 {

@@ -7,7 +7,7 @@
  *   head       magic, version, identity, counts, size, CRC32C of what follows
  *   tables     one struct block_table_head each
  *   sections   labels, weights?, groups?, dense?; per table: keys (mixed, ascending), ids (of the
- * keys), ends? (where a cell's terms end), values?
+ *              keys), ends? (where a cell's terms end), values?
  *
  * What is all 1 (weights, values) or implied (ends, when each cell has one term) is left out. The
  * training examples of a block stand before its evaluation examples, each in the order of the file.
@@ -16,9 +16,10 @@
  * directory. A packed file is unpacked front to back, once for all of its blocks: whoever holds the
  * lock of its claim file does that, the others wait as long as they see it going on.
  *
- * Shapes   see struct block_view. Threads: any; views are read-only.
+ * Shapes   see struct block_view.
+ * Threads  any; views are read-only.
  * Errors   ERR_INPUT for bad rows, ERR_REFUSED when a file is not what the index says, ERR_LIMIT
- * when the disk is full, ERR_TIMEOUT never: who waits too long parses itself.
+ *          when the disk is full, ERR_TIMEOUT never: who waits too long parses itself.
  */
 #ifndef PARAMD_WORKER_BLOCKCACHE_H
 #define PARAMD_WORKER_BLOCKCACHE_H
@@ -54,8 +55,7 @@ struct block_view {
     size_t size;
 };
 
-/* ---- images: what a file holds, made in memory (blockcache_image.c)
- * ---------------------------------- */
+/* ---- images: what a file holds, made in memory (blockcache_image.c) -------------------------- */
 
 struct block_identity {
     uint64_t set; /* of index and settings */
@@ -81,8 +81,7 @@ enum err block_view_open(const char *what, void *memory, size_t size, struct blo
                          bool check, struct block_view *out) MUST_CHECK;
 void block_view_close(struct block_view *v); /* frees the tables; not the memory */
 
-/* ---- the cache
- * --------------------------------------------------------------------------------------- */
+/* ---- the cache ------------------------------------------------------------------------------- */
 
 struct blockcache;
 

@@ -72,8 +72,7 @@ static enum err refused(const struct file_job *job, const char *what)
                    what);
 }
 
-/* ---- a block
- * ----------------------------------------------------------------------------------------- */
+/* ---- a block --------------------------------------------------------------------------------- */
 
 static enum err parse(const struct file_job *job, struct fill_worker *w,
                       const struct raw_block *raw, const struct dataindex_block *place)
@@ -145,8 +144,7 @@ static enum err check_header(const struct file_job *job)
     return ERR_NONE;
 }
 
-/* ---- files that can be entered anywhere
- * -------------------------------------------------------------- */
+/* ---- files that can be entered anywhere ------------------------------------------------------ */
 
 static void block_piece(void *context, uint32_t piece, uint32_t thread_index)
 {
@@ -179,8 +177,7 @@ static enum err fill_entered(struct file_job *job)
     return e;
 }
 
-/* ---- packed files
- * ------------------------------------------------------------------------------------ */
+/* ---- packed files ---------------------------------------------------------------------------- */
 
 static enum err visit(void *context, struct raw_block *raw, uint32_t number, uint32_t thread_index)
 {
@@ -264,8 +261,7 @@ static enum err wait_for_claim(struct file_job *job, bool *done)
     return e;
 }
 
-/* ---- filling
- * ----------------------------------------------------------------------------------------- */
+/* ---- filling --------------------------------------------------------------------------------- */
 
 static enum err fill_file(struct blockcache *c, uint32_t file, const uint32_t *blocks,
                           uint32_t count, const atomic_bool *cancel)

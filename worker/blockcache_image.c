@@ -29,8 +29,7 @@ static size_t aligned(size_t size)
     return (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
 }
 
-/* ---- the dictionary
- * ---------------------------------------------------------------------------------- */
+/* ---- the dictionary -------------------------------------------------------------------------- */
 
 static size_t slot_of(const struct block_builder *b, uint64_t key)
 {
@@ -111,8 +110,7 @@ static enum err sort_keys(struct block_builder *b, size_t count)
     return e;
 }
 
-/* ---- writing
- * ----------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* The next section of the image; NULL: no memory. Earlier sections may have moved. */
 static void *section(struct block_builder *b, size_t size)
@@ -278,8 +276,7 @@ void block_builder_deinit(struct block_builder *b)
     *b = (struct block_builder){0};
 }
 
-/* ---- reading
- * ----------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 struct sections {
     const char *data;

@@ -98,8 +98,7 @@ void data_files_deinit(struct data_files *f)
     *f = (struct data_files){0};
 }
 
-/* ---- identity
- * ---------------------------------------------------------------------------------------- */
+/* ---- identity -------------------------------------------------------------------------------- */
 
 /* Settings that say how records are read and what they become. */
 static bool matters(const struct job_line *line)
@@ -147,8 +146,7 @@ void data_files_identity(const struct job *j, const struct data_files *f, char h
     sha256_finish(hash, hex);
 }
 
-/* ---- columns
- * ----------------------------------------------------------------------------------------- */
+/* ---- columns --------------------------------------------------------------------------------- */
 
 static void add_name(struct text_list *list, const char *name)
 {

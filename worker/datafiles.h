@@ -2,8 +2,8 @@
  * datafiles.h - the files of a job's data, and what makes their index reusable.
  *
  * Shapes   training files first, then those of data.eval, each in byte order of their URIs. idx:
- * images only. Errors   ERR_INPUT when nothing is found or when key=value levels differ between
- * files.
+ *          images only.
+ * Errors   ERR_INPUT when nothing is found or when key=value levels differ between files.
  */
 #ifndef PARAMD_WORKER_DATAFILES_H
 #define PARAMD_WORKER_DATAFILES_H

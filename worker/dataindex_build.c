@@ -2,9 +2,10 @@
  * dataindex_build.c - the data index, round by round (dataset.h).
  *
  *   round 0   each worker scans its files: blocks, counts of rows, columns; times when a split by
- * time asks for its threshold; counts and moments too, where the training set is known already
+ *             time asks for its threshold; counts and moments too, where the training set is known
  *   round 1   without a second pass worker 0 merges and publishes. Else (split by time, libffm's
- * fields) all merge what round 0 found and scan again round 2   worker 0 merges and publishes
+ *             fields) all merge what round 0 found and scan again
+ *   round 2   worker 0 merges and publishes
  *
  * Parts stand under `<uri>/index-parts/<identity>/`, the identity being that of settings and files,
  * so that a part never meets one of another data set. The file `done` there names the index that
@@ -33,8 +34,7 @@ struct build {
     bool needs_values, two_passes;
 };
 
-/* ---- stored things
- * ----------------------------------------------------------------------------------- */
+/* ---- stored things --------------------------------------------------------------------------- */
 
 static char *part_uri(const struct build *b, uint32_t pass, uint32_t worker)
 {
@@ -192,8 +192,7 @@ static enum err publish(const struct build *b, struct dataindex *d)
     return e;
 }
 
-/* ---- merged results
- * ---------------------------------------------------------------------------------- */
+/* ---- merged results -------------------------------------------------------------------------- */
 
 /* The time from which on records evaluate. */
 static enum err find_time_split(const struct job_data *d, const struct index_part *part,
@@ -366,8 +365,7 @@ static enum err finish(const struct build *b, const struct index_part *part, uin
     return e;
 }
 
-/* ---- rounds
- * ------------------------------------------------------------------------------------------ */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
 static enum err scan_pass(const struct build *b, uint32_t pass, const struct index_part *before,
                           int64_t time_split_ms)

@@ -41,8 +41,7 @@ void index_part_deinit(struct index_part *p)
     *p = (struct index_part){0};
 }
 
-/* ---- bytes
- * ------------------------------------------------------------------------------------------- */
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
 static void put(struct str *s, const void *data, size_t size)
 {
@@ -192,8 +191,7 @@ enum err index_part_parse(const char *what, const char *data, size_t size, struc
     return ERR_NONE;
 }
 
-/* ---- merging
- * ----------------------------------------------------------------------------------------- */
+/* ---- merging --------------------------------------------------------------------------------- */
 
 static enum err check_fields(const struct index_part *a, const struct index_part *b)
 {

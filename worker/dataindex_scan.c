@@ -81,8 +81,7 @@ bool index_needs_values(const struct job *j)
     return false;
 }
 
-/* ---- a record
- * ---------------------------------------------------------------------------------------- */
+/* ---- a record -------------------------------------------------------------------------------- */
 
 static void note_key(void *context, uint32_t feature, uint64_t key)
 {
@@ -178,8 +177,7 @@ static enum err scan_records(struct worker *w, const struct file_task *task, str
     }
 }
 
-/* ---- a block
- * ----------------------------------------------------------------------------------------- */
+/* ---- a block --------------------------------------------------------------------------------- */
 
 static enum err visit(void *context, struct raw_block *raw, uint32_t number, uint32_t thread_index)
 {
@@ -263,8 +261,7 @@ static void file_piece(void *context, uint32_t piece, uint32_t thread_index)
         p->outcomes[piece].text = must_strdup(err_text());
 }
 
-/* ---- the pass
- * ---------------------------------------------------------------------------------------- */
+/* ---- the pass -------------------------------------------------------------------------------- */
 
 /* Of the first file that is not empty. p->spec stays NULL when all are. */
 static enum err read_columns(struct pass *p)

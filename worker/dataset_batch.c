@@ -64,8 +64,7 @@ static void prefetch(const struct table_job *j, uint32_t i)
         __builtin_prefetch(ids + s);
 }
 
-/* ---- offsets and values
- * ------------------------------------------------------------------------------ */
+/* ---- offsets and values ---------------------------------------------------------------------- */
 
 static enum err size_table(struct table_job *j)
 {
@@ -128,8 +127,7 @@ static void fill_values(const struct table_job *j)
     }
 }
 
-/* ---- ids through the group's dictionary
- * -------------------------------------------------------------- */
+/* ---- ids through the group's dictionary ------------------------------------------------------ */
 
 /* In two loops: look-ups that wait for memory overlap while nothing is written in between. */
 static void mark_terms(const struct table_job *j)
@@ -195,8 +193,7 @@ static enum err ids_by_dictionary(const struct table_job *j)
     return e;
 }
 
-/* ---- ids without a dictionary
- * ------------------------------------------------------------------------ */
+/* ---- ids without a dictionary ---------------------------------------------------------------- */
 
 /* out->ids: numbers in order of appearance; m->unique: the keys by number. */
 static enum err number_by_hash(struct batch_maker *m, const struct table_job *j,
@@ -256,8 +253,7 @@ static enum err ids_by_hash(struct batch_maker *m, const struct table_job *j)
     return ERR_NONE;
 }
 
-/* ---- by row
- * ------------------------------------------------------------------------------------------ */
+/* ---- by row ---------------------------------------------------------------------------------- */
 
 /* Counts, then starts, then ends of the rows: one array does for all. */
 static enum err sort_by_row(const struct table_job *j)
@@ -304,8 +300,7 @@ static enum err make_table(struct batch_maker *m, struct table_job *j)
     return e == ERR_NONE ? sort_by_row(j) : e;
 }
 
-/* ---- the rest
- * ---------------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static enum err make_scalars(const struct group *g, const struct sampler_pick *picks, uint32_t n,
                              struct batch_arena *a)

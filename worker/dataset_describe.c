@@ -37,8 +37,7 @@ struct summary {
     enum err error; /* of an observer */
 };
 
-/* ---- what passes by
- * ---------------------------------------------------------------------------------- */
+/* ---- what passes by -------------------------------------------------------------------------- */
 
 static void note_missing(void *context, uint32_t feature)
 {
@@ -128,8 +127,7 @@ static enum err describe_block(struct summary *s, const struct dataindex_file *f
     }
 }
 
-/* ---- passes
- * ------------------------------------------------------------------------------------------ */
+/* ---- passes ---------------------------------------------------------------------------------- */
 
 static enum err describe_file(struct summary *s, const struct dataindex_file *file)
 {

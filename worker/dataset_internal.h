@@ -24,8 +24,7 @@ struct dataset {
     uint32_t *train_counts; /* [block_count] */
 };
 
-/* ---- groups
- * ------------------------------------------------------------------------------------------ */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 /* Beyond so many dictionary entries in a group its batches look their keys up one by one. */
 #define GROUP_DICTIONARY_MAX (32u << 20)
@@ -65,8 +64,7 @@ void group_deinit(struct group *g);
 /* Tests: groups above so many entries do without a dictionary. 0: the default. */
 void group_set_dictionary_max(uint64_t entries);
 
-/* ---- batches
- * ----------------------------------------------------------------------------------------- */
+/* ---- batches --------------------------------------------------------------------------------- */
 
 /* A batch and the memory of its arrays, which goes back to its owner and is used again. */
 struct batch_arena {

@@ -50,8 +50,7 @@ struct predict_source {
     size_t byte_capacity;
 };
 
-/* ---- batches
- * ----------------------------------------------------------------------------------------- */
+/* ---- batches --------------------------------------------------------------------------------- */
 
 static struct predict_source *create(struct dataset *d, uint32_t batch_size)
 {
@@ -171,8 +170,7 @@ void predict_close(struct predict_source *p)
     mem_free(p);
 }
 
-/* ---- files
- * ------------------------------------------------------------------------------------------- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 enum err predict_open_files(struct dataset *d, const struct text_list *paths, uint32_t batch_size,
                             struct predict_source **out)
@@ -283,8 +281,7 @@ enum err predict_next(struct predict_source *p, struct batch **out)
     return finish_batch(p, out);
 }
 
-/* ---- JSON
- * -------------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 enum err predict_open_json(struct dataset *d, struct predict_source **out)
 {

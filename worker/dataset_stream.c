@@ -35,8 +35,7 @@ struct batch_stream {
     char *error_text;
 };
 
-/* ---- making batches
- * ---------------------------------------------------------------------------------- */
+/* ---- making batches -------------------------------------------------------------------------- */
 
 static enum err enter_epoch(struct batch_stream *s, uint64_t epoch)
 {
@@ -104,8 +103,7 @@ static enum err make_next(struct batch_stream *s, struct batch **out)
     return ERR_NONE;
 }
 
-/* ---- read-ahead
- * -------------------------------------------------------------------------------------- */
+/* ---- read-ahead ------------------------------------------------------------------------------ */
 
 static enum err push(struct batch_stream *s, struct batch *b)
 {
@@ -161,8 +159,7 @@ enum err batch_stream_next(struct batch_stream *s, struct batch **out)
     }
 }
 
-/* ---- opening and closing
- * ----------------------------------------------------------------------------- */
+/* ---- opening and closing --------------------------------------------------------------------- */
 
 static enum err start(struct batch_stream *s, uint32_t ahead)
 {

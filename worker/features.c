@@ -12,8 +12,7 @@
 
 #define VOCAB_FILE_MAX (1u << 30)
 
-/* ---- columns
- * ----------------------------------------------------------------------------------------- */
+/* ---- columns --------------------------------------------------------------------------------- */
 
 static uint32_t field_of(const struct features_options *o, const char *name)
 {
@@ -91,8 +90,7 @@ static enum err prepare_positive(struct features *f)
     return ERR_NONE;
 }
 
-/* ---- vocabularies
- * ------------------------------------------------------------------------------------ */
+/* ---- vocabularies ---------------------------------------------------------------------------- */
 
 struct key_list {
     uint64_t *keys;
@@ -168,8 +166,7 @@ static enum err load_index(struct feature *x, const struct dataindex *index)
                    x->spec->name);
 }
 
-/* ---- features
- * ---------------------------------------------------------------------------------------- */
+/* ---- features -------------------------------------------------------------------------------- */
 
 static enum err init_feature(struct features *f, uint32_t index)
 {
@@ -285,8 +282,7 @@ uint32_t features_of_field(const struct features *f, uint32_t field)
     return NO_FIELD;
 }
 
-/* ---- rows
- * -------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 void rows_init(const struct features *f, struct rows *r)
 {

@@ -7,9 +7,9 @@
  * inputs. A record that is wrong leaves the rows as they were.
  *
  * Shapes   tables[t].ends: uint32[count * slot_count], where a cell's terms end; keys, values:
- * [term_count]. keys are mixed. dense: float[count][dense_width]. Threads  struct features does not
- * change once made; rows belong to one thread. Errors   ERR_INPUT "file:line:column: …" with the
- * value and the feature.
+ *          [term_count]. keys are mixed. dense: float[count][dense_width].
+ * Threads  struct features does not change once made; rows belong to one thread.
+ * Errors   ERR_INPUT "file:line:column: …" with the value and the feature.
  */
 #ifndef PARAMD_WORKER_FEATURES_H
 #define PARAMD_WORKER_FEATURES_H

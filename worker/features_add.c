@@ -21,8 +21,7 @@ static bool is_missing(struct span text)
     return text.data == NULL || text.size == 0;
 }
 
-/* ---- terms
- * ------------------------------------------------------------------------------------------- */
+/* ---- terms ----------------------------------------------------------------------------------- */
 
 /* From here on the table has values; those so far are 1. */
 static enum err begin_values(struct rows_table *t)
@@ -116,8 +115,7 @@ static enum err add_number(const struct feature_input *in, const struct feature 
     return e;
 }
 
-/* ---- several values
- * ---------------------------------------------------------------------------------- */
+/* ---- several values -------------------------------------------------------------------------- */
 
 /* The pooling's factor, into the values from `first` on. */
 static enum err scale_terms(const struct feature *x, struct rows_table *t, size_t first)
@@ -216,8 +214,7 @@ static enum err add_entries(const struct feature_input *in, const struct feature
     return scale_terms(x, t, first);
 }
 
-/* ---- dense inputs
- * ------------------------------------------------------------------------------------ */
+/* ---- dense inputs ---------------------------------------------------------------------------- */
 
 static enum err put_vector(const struct feature_input *in, const struct feature *x, float *out)
 {
@@ -284,8 +281,7 @@ static enum err put_dense(const struct feature_input *in, const struct feature *
     return in->record->bytes != NULL ? put_bytes(in, x, out) : put_vector(in, x, out);
 }
 
-/* ---- label, weight, time
- * ----------------------------------------------------------------------------- */
+/* ---- label, weight, time --------------------------------------------------------------------- */
 
 static bool holds(const struct compare *c, double number, struct span text, bool is_number)
 {
@@ -393,8 +389,7 @@ static bool is_eval(const struct feature_input *in, int64_t time)
     return f->options.has_time_split && time >= f->options.time_split_ms;
 }
 
-/* ---- a record
- * ---------------------------------------------------------------------------------------- */
+/* ---- a record -------------------------------------------------------------------------------- */
 
 static enum err reserve_example(struct rows *r)
 {

@@ -27,8 +27,7 @@ static int shown(struct span text)
     return text.size < 60 ? (int)text.size : 60;
 }
 
-/* ---- time
- * -------------------------------------------------------------------------------------------- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 /* Exactly `count` digits. */
 static bool take_digits(struct span *rest, size_t count, int64_t *out)
@@ -136,8 +135,7 @@ bool features_parse_time(struct span text, int64_t *ms_out)
     return true;
 }
 
-/* ---- keys
- * -------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 uint64_t feature_hash(const struct feature *x, const void *data, size_t size)
 {
@@ -218,8 +216,7 @@ enum err feature_text_key(const struct feature_input *in, const struct feature *
     return ERR_NONE;
 }
 
-/* ---- numbers
- * ----------------------------------------------------------------------------------------- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 static bool wants_time(const struct job_feature *job)
 {

@@ -11,12 +11,15 @@
  *         …
  *
  * Shapes   text formats: fields[0 … field_count - 1] are the columns of reader_columns(), then
- * those of the path's key=value levels. libsvm, libffm: fields[0] is the label and entries are the
- * terms. idx: fields[0] is the label and bytes are the values. Units    lines and columns in errors
- * count from 1, columns in bytes. Threads  a reader belongs to one thread; formats are constant.
- * Errors   ERR_INPUT "file:line:column: …". After it reader_next() goes on with the record behind.
+ *          those of the path's key=value levels. libsvm, libffm: fields[0] is the label and entries
+ *          are the terms. idx: fields[0] is the label and bytes are the values.
+ * Units    lines and columns in errors count from 1, columns in bytes.
+ * Threads  a reader belongs to one thread; formats are constant.
+ * Errors   ERR_INPUT "file:line:column: …". After it reader_next() goes on with the record
+ *          behind.
  * Sources  csv: RFC 4180, and Spark's escape by backslash inside quotes. libsvm: its README.
- * libffm: its README. idx: the description on the MNIST page (big-endian magic, dimensions, bytes).
+ *          libffm: its README. idx: the description on the MNIST page (big-endian magic,
+ *          dimensions, bytes).
  */
 #ifndef PARAMD_WORKER_READER_H
 #define PARAMD_WORKER_READER_H

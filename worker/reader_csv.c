@@ -10,8 +10,7 @@
 
 #define BYTE_ORDER_MARK "\xef\xbb\xbf"
 
-/* ---- where a record ends
- * ----------------------------------------------------------------------------- */
+/* ---- where a record ends --------------------------------------------------------------------- */
 
 /* As reader_cut_line(), for a text with quotes in its first line. */
 static size_t cut_quoted(const struct job_data *d, struct span text, bool whole,
@@ -56,8 +55,7 @@ static size_t cut(const struct job_data *d, struct span text, bool whole, uint32
     return cut_quoted(d, text, whole, lines_out);
 }
 
-/* ---- fields
- * ------------------------------------------------------------------------------------------ */
+/* ---- fields ---------------------------------------------------------------------------------- */
 
 static bool is_null(const struct job_data *d, struct span field)
 {
@@ -192,8 +190,7 @@ static enum err next(struct reader *r, bool *end)
     return reader_fields(r, count);
 }
 
-/* ---- the header
- * -------------------------------------------------------------------------------------- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 static enum err check_names(const char *name, const struct file_head *h)
 {

@@ -1,6 +1,6 @@
 /*
- * libsvm: `label index:value …`. What libffm shares with it is here too: blanks between tokens, `#`
- * begins a comment, empty lines do not count.
+ * libsvm: `label index:value …`. What libffm shares with it is here too: blanks between tokens,
+ * `#` begins a comment, empty lines do not count.
  */
 #include <float.h>
 #include <math.h>

@@ -25,8 +25,7 @@ static uint64_t portion(uint64_t whole, uint32_t index, uint32_t count)
     return (uint64_t)((unsigned __int128)whole * index / count);
 }
 
-/* ---- permutations
- * ------------------------------------------------------------------------------------ */
+/* ---- permutations ---------------------------------------------------------------------------- */
 
 #define FEISTEL_ROUNDS 6
 
@@ -57,8 +56,7 @@ uint64_t sampler_permute(uint64_t key, uint64_t count, uint64_t index)
     return index;
 }
 
-/* ---- the order of an epoch
- * --------------------------------------------------------------------------- */
+/* ---- the order of an epoch ------------------------------------------------------------------- */
 
 static void order_blocks(struct sampler *s, const uint32_t *counts)
 {

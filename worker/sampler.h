@@ -7,13 +7,13 @@
  *   none           file order. Step t is [tB, (t+1)B); rank r takes [B*r/R, B*(r+1)/R) of it.
  *   full, window   blocks in an order drawn by (seed, epoch). Rank r owns [N*r/R, N*(r+1)/R) of the
  *                  concatenated blocks, and takes b = B*(r+1)/R - B*r/R of them each step. Its
- * share is cut into groups of as many whole steps as fit `window` examples (full: one group), and
- * each group is permuted by (seed, epoch, rank, group).
+ *                  share is cut into groups of as many whole steps as fit `window` examples
+ *                  (full: one group), and each is permuted by (seed, epoch, rank, group).
  *
  * A batch never straddles two groups, so what a group needs (open blocks, a dictionary of its keys)
  * is made once a group. Permutations inside a group are a Feistel network over the next power of
- * two with cycle walking: any position costs O(1) time and no memory, and a batch costs O(b log
- * ranges).
+ * two with cycle walking: any position costs O(1) time and no memory, and a batch costs
+ * O(b log ranges).
  *
  * Units    steps count from 0 within an epoch, epochs and blocks from 0. Counts are examples.
  * Shapes   a block's training examples are numbered 0 … counts[block] - 1.

@@ -39,8 +39,7 @@ void raw_block_deinit(struct raw_block *b)
     *b = (struct raw_block){0};
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static enum err stream_open(struct stream *s, const char *uri)
 {
@@ -160,8 +159,7 @@ bool scan_is_splittable(const struct scan *s)
     return labels && decompress_kind(s->main.unpacked) == COMPRESS_NONE;
 }
 
-/* ---- cutting
- * ----------------------------------------------------------------------------------------- */
+/* ---- cutting --------------------------------------------------------------------------------- */
 
 /* Images: as many as fit a block, then their labels. */
 static enum err next_images(struct scan *s, struct raw_block *b)
@@ -285,8 +283,7 @@ enum err scan_read(struct scan *s, const struct dataindex_block *place, struct r
     return e;
 }
 
-/* ---- in parallel
- * ------------------------------------------------------------------------------------- */
+/* ---- in parallel ----------------------------------------------------------------------------- */
 
 /* Errors of other threads, whose text does not come along by itself. */
 struct outcome {
@@ -382,8 +379,7 @@ enum err scan_each(struct scan *s, const struct scan_visitor *v)
     return e;
 }
 
-/* ---- identity
- * ---------------------------------------------------------------------------------------- */
+/* ---- identity -------------------------------------------------------------------------------- */
 
 enum err scan_mark(const struct job_data *d, const char *uri, uint64_t *size_out, char mark[64])
 {

@@ -1,9 +1,9 @@
 /*
  * Goal: an index says exactly what the data is, reads back as it was written, refuses damage, and
  * does not depend on how many workers and threads made it; it is reused as long as files and
- * settings are the same. Method: indices written by hand and damaged one way after the other; small
- * generated data indexed by several numbers of workers and threads, its counts and moments compared
- * with sums made here.
+ * settings are the same.
+ * Method: indices written by hand and damaged one way after the other; small generated data indexed
+ * by several numbers of workers and threads, its counts and moments compared with sums made here.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,8 +25,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
-/* ---- the written form
- * -------------------------------------------------------------------------------- */
+/* ---- the written form ------------------------------------------------------------------------ */
 
 static void write_sample(struct str *json, struct str *bulk)
 {
@@ -170,8 +169,7 @@ static void test_damage(void **state)
     str_deinit(&bulk);
 }
 
-/* ---- made from data
- * ---------------------------------------------------------------------------------- */
+/* ---- made from data -------------------------------------------------------------------------- */
 
 #define FILES 5
 

@@ -1,9 +1,9 @@
 /*
- * Goal: records become the labels, terms and dense inputs that JOB.md's rules say; keys are the
- * public ones; a wrong value is refused with its place and the feature. Method: tables of one-row
- * CSV data with a job each. Expected terms are written as text, "space=value*weight", cells apart
- * by ";", and hashed here by the public rule. tests/unit/key_vectors.txt, made by another
- * implementation of XXH64, is run through the whole of features_add().
+ * Goal: records become the labels, terms and dense inputs that JOB.md's rules say; a wrong value is
+ * refused with its place and the feature.
+ * Method: tables of one-row CSV data with a job each. Expected terms are written as text,
+ * "space=value*weight", cells apart by ";", and hashed here by the public rule, which
+ * test_key_vectors.c checks.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,72 +21,9 @@
 #include "common/hash.h"
 #include "common/mem.h"
 #include "common/rng.h"
-#include "tests/support/data_fixture.h"
-#include "worker/features.h"
+#include "tests/support/features_fixture.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
-
-struct setup {
-    struct job *job;
-    struct features_spec *spec;
-    struct features *features;
-    struct reader *reader;
-    struct rows rows;
-    char *columns[16];
-    uint32_t column_count;
-    char *row;
-};
-
-static enum err setup_make(struct setup *s, const char *yaml, const char *header, bool for_predict)
-{
-    *s = (struct setup){.job = data_fixture_job("/nowhere", yaml)};
-    char *copy = must_strdup(header), *state = NULL;
-    for (char *name = strtok_r(copy, ",", &state); name != NULL; name = strtok_r(NULL, ",", &state))
-        s->columns[s->column_count++] = must_strdup(name);
-    mem_free(copy);
-    const char *const *columns = (const char *const *)s->columns;
-    enum err e = features_spec_create(s->job, columns, s->column_count, &s->spec);
-    struct features_options o = {.job = s->job,
-                                 .spec = s->spec,
-                                 .columns = columns,
-                                 .column_count = s->column_count,
-                                 .label_optional = for_predict};
-    if (e == ERR_NONE)
-        e = features_create(&o, &s->features);
-    if (e != ERR_NONE)
-        return e;
-    rows_init(s->features, &s->rows);
-    struct reader_options r = {.data = &s->job->data, .column_count = s->column_count};
-    assert_int_equal(reader_create(&r, &s->reader), ERR_NONE);
-    return ERR_NONE;
-}
-
-static void setup_remove(struct setup *s)
-{
-    rows_deinit(&s->rows);
-    reader_destroy(s->reader);
-    features_destroy(s->features);
-    features_spec_destroy(s->spec);
-    job_destroy(s->job);
-    for (uint32_t i = 0; i < s->column_count; i++)
-        mem_free(s->columns[i]);
-    mem_free(s->row);
-}
-
-static enum err add(struct setup *s, const char *row)
-{
-    const struct record *record;
-    const struct features_call call = {.reader = s->reader};
-    mem_free(s->row);
-    s->row = must_strdup(row);
-    reader_begin(s->reader, &(struct reader_block){
-                                .name = "t", .data = s->row, .size = strlen(row), .first_line = 7});
-    enum err e = reader_next(s->reader, &record);
-    if (e != ERR_NONE)
-        return e;
-    assert_non_null(record);
-    return features_add(s->features, &call, record, &s->rows);
-}
 
 static uint64_t public_key(struct span space, struct span text)
 {
@@ -147,8 +84,7 @@ static void check_terms(const struct rows *r, uint32_t example, const char *expe
 #define MLP(features)                                                                              \
     "data: {format: csv, train: x, label: y}\nmodel: {type: mlp}\nfeatures: " features
 
-/* ---- terms
- * ------------------------------------------------------------------------------------------- */
+/* ---- terms ----------------------------------------------------------------------------------- */
 
 static void test_terms(void **state)
 {
@@ -195,43 +131,42 @@ static void test_terms(void **state)
         {FM("{a: {pooling: sum, table: t, key: integer}}"), "1,4|5,q", "t=#4,t=#5"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct setup s;
-        if (setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE ||
-            add(&s, cases[i].row) != ERR_NONE)
+        struct features_setup s;
+        if (features_setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE ||
+            features_setup_add(&s, cases[i].row) != ERR_NONE)
             fail_msg("%s: %s", cases[i].yaml, err_text());
         assert_int_equal(s.rows.count, 1);
         check_terms(&s.rows, 0, cases[i].expected);
-        setup_remove(&s);
+        features_setup_remove(&s);
     }
 }
 
 static void test_many_rows(void **state)
 {
-    struct setup s;
-    assert_int_equal(setup_make(&s,
-                                FM("{a: {pooling: sum}, b: {value_weights: ':', missing: zero}}"),
-                                "y,a,b", false),
-                     ERR_NONE);
-    assert_int_equal(add(&s, "1,u|v,x"), ERR_NONE);
+    struct features_setup s;
+    assert_int_equal(
+        features_setup_make(&s, FM("{a: {pooling: sum}, b: {value_weights: ':', missing: zero}}"),
+                            "y,a,b", false),
+        ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "1,u|v,x"), ERR_NONE);
     assert_false(s.rows.tables[0].has_values);
-    assert_int_equal(add(&s, "0,u,"), ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "0,u,"), ERR_NONE);
     /* A wrong record leaves no trace, wherever in it the mistake is. */
-    assert_int_equal(add(&s, "0,p|q,z:z"), ERR_INPUT);
-    assert_int_equal(add(&s, "1,w,x:2"), ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "0,p|q,z:z"), ERR_INPUT);
+    assert_int_equal(features_setup_add(&s, "1,w,x:2"), ERR_NONE);
     assert_int_equal(s.rows.count, 3);
     check_terms(&s.rows, 0, "a=u,a=v;b=x");
     check_terms(&s.rows, 1, "a=u;");
     check_terms(&s.rows, 2, "a=w;b=x*2");
     assert_false(s.rows.tables[0].uniform);
     rows_clear(&s.rows);
-    assert_int_equal(add(&s, "1,w,x"), ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "1,w,x"), ERR_NONE);
     assert_true(s.rows.tables[0].uniform);
     check_terms(&s.rows, 0, "a=w;b=x");
-    setup_remove(&s);
+    features_setup_remove(&s);
 }
 
-/* ---- dense inputs
- * ------------------------------------------------------------------------------------ */
+/* ---- dense inputs ---------------------------------------------------------------------------- */
 
 static void test_dense(void **state)
 {
@@ -252,19 +187,18 @@ static void test_dense(void **state)
         {MLP("{a: {transform: [standardize]}, b: categorical}"), "1,5,x", 1, {5}},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct setup s;
-        if (setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE ||
-            add(&s, cases[i].row) != ERR_NONE)
+        struct features_setup s;
+        if (features_setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE ||
+            features_setup_add(&s, cases[i].row) != ERR_NONE)
             fail_msg("%s: %s", cases[i].yaml, err_text());
         assert_int_equal(s.rows.dense_width, cases[i].width);
         for (uint32_t c = 0; c < cases[i].width; c++)
             assert_true(fabs(s.rows.dense[c] - cases[i].expected[c]) < 1e-6);
-        setup_remove(&s);
+        features_setup_remove(&s);
     }
 }
 
-/* ---- labels, weights, times, splits
- * ------------------------------------------------------------------ */
+/* ---- labels, weights, times, splits ---------------------------------------------------------- */
 
 #define LABEL(data, model)                                                                         \
     "data: {format: csv, train: x, " data "}\nmodel: {" model "}\nfeatures: {a: categorical}"
@@ -293,53 +227,54 @@ static void test_labels(void **state)
         {LABEL("label: {column: y, positive: \"== 2\"}", "type: lr"), "2.0,a,b", 1, 1},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct setup s;
-        if (setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE ||
-            add(&s, cases[i].row) != ERR_NONE)
+        struct features_setup s;
+        if (features_setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE ||
+            features_setup_add(&s, cases[i].row) != ERR_NONE)
             fail_msg("%s %s: %s", cases[i].yaml, cases[i].row, err_text());
         if (s.rows.labels[0] != (float)cases[i].label ||
             s.rows.weights[0] != (float)cases[i].weight)
             fail_msg("%s %s: label %g weight %g", cases[i].yaml, cases[i].row,
                      (double)s.rows.labels[0], (double)s.rows.weights[0]);
-        setup_remove(&s);
+        features_setup_remove(&s);
     }
 }
 
 static void test_predict_needs_no_label(void **state)
 {
-    struct setup s;
-    assert_int_equal(setup_make(&s, LABEL("label: y, weight: w, time: t", "type: lr"), "a,b", true),
-                     ERR_NONE);
-    assert_int_equal(add(&s, "x,z"), ERR_NONE);
+    struct features_setup s;
+    assert_int_equal(
+        features_setup_make(&s, LABEL("label: y, weight: w, time: t", "type: lr"), "a,b", true),
+        ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "x,z"), ERR_NONE);
     assert_true(s.rows.labels[0] == 0 && s.rows.weights[0] == 1);
-    setup_remove(&s);
+    features_setup_remove(&s);
 }
 
 static void test_hash_split(void **state)
 {
-    struct setup s;
+    struct features_setup s;
     uint32_t eval = 0;
     bool first = false;
     assert_int_equal(
-        setup_make(&s,
-                   "data: {format: csv, train: x, label: y, split: {by: hash, column: b, "
-                   "eval_fraction: 0.2}}\nmodel: {type: lr}\nfeatures: {a: categorical}",
-                   "y,a,b", false),
+        features_setup_make(&s,
+                            "data: {format: csv, train: x, label: y, split: {by: hash, column: b, "
+                            "eval_fraction: 0.2}}\nmodel: {type: lr}\nfeatures: {a: categorical}",
+                            "y,a,b", false),
         ERR_NONE);
     for (int i = 0; i < 5000; i++) {
         char row[32];
         rows_clear(&s.rows);
         sprintf(row, "1,x,user%d", i);
-        assert_int_equal(add(&s, row), ERR_NONE);
+        assert_int_equal(features_setup_add(&s, row), ERR_NONE);
         eval += s.rows.evals[0];
         if (i == 0)
             first = s.rows.evals[0];
     }
     assert_in_range(eval, 900, 1100); /* deviation 28 */
     rows_clear(&s.rows);
-    assert_int_equal(add(&s, "0,other,user0"), ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "0,other,user0"), ERR_NONE);
     assert_int_equal(s.rows.evals[0], first);
-    setup_remove(&s);
+    features_setup_remove(&s);
 }
 
 static void test_times(void **state)
@@ -387,8 +322,7 @@ static void test_times(void **state)
     }
 }
 
-/* ---- what is refused
- * --------------------------------------------------------------------------------- */
+/* ---- what is refused ------------------------------------------------------------------------- */
 
 static void test_bad_values(void **state)
 {
@@ -429,15 +363,15 @@ static void test_bad_values(void **state)
         {MLP("{b: {length: 2, missing: error}}"), "1,a,", "the value is missing; feature 'b'"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct setup s;
-        if (setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE)
+        struct features_setup s;
+        if (features_setup_make(&s, cases[i].yaml, "y,a,b", false) != ERR_NONE)
             fail_msg("%s: %s", cases[i].yaml, err_text());
-        enum err e = add(&s, cases[i].row);
+        enum err e = features_setup_add(&s, cases[i].row);
         if (e != ERR_INPUT || strstr(err_text(), cases[i].message) == NULL)
             fail_msg("%s %s: %s '%s', not '%s'", cases[i].yaml, cases[i].row, err_name(e),
                      e != ERR_NONE ? err_text() : "", cases[i].message);
         assert_int_equal(s.rows.count, 0);
-        setup_remove(&s);
+        features_setup_remove(&s);
     }
 }
 
@@ -453,152 +387,37 @@ static void test_missing_columns(void **state)
         {FM("{q: categorical}"), "no column 'q'"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct setup s;
-        assert_int_equal(setup_make(&s, cases[i].yaml, "y,a,weight", false), ERR_INPUT);
+        struct features_setup s;
+        assert_int_equal(features_setup_make(&s, cases[i].yaml, "y,a,weight", false), ERR_INPUT);
         if (strstr(err_text(), cases[i].message) == NULL)
             fail_msg("%s: '%s'", cases[i].yaml, err_text());
-        setup_remove(&s);
+        features_setup_remove(&s);
     }
 }
 
-/* ---- other formats
- * ----------------------------------------------------------------------------------- */
+/* ---- other formats --------------------------------------------------------------------------- */
 
 static void test_sparse_formats(void **state)
 {
-    struct setup s;
-    assert_int_equal(setup_make(&s, "data: {format: libsvm, train: x}\nmodel: {type: lr}",
-                                "label,features", false),
+    struct features_setup s;
+    assert_int_equal(features_setup_make(&s, "data: {format: libsvm, train: x}\nmodel: {type: lr}",
+                                         "label,features", false),
                      ERR_NONE);
-    assert_int_equal(add(&s, "-1 7:0.5 3:1 7:2"), ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "-1 7:0.5 3:1 7:2"), ERR_NONE);
     check_terms(&s.rows, 0, "=#7*0.5,=#3,=#7*2");
     assert_true(s.rows.labels[0] == 0);
-    assert_int_equal(add(&s, "1"), ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "1"), ERR_NONE);
     check_terms(&s.rows, 1, "");
-    setup_remove(&s);
+    features_setup_remove(&s);
 
     /* Fields stand in their slots whatever their order; a field that the data never had is not
      * read. */
-    assert_int_equal(setup_make(&s, "data: {format: libffm, train: x}\nmodel: {type: fm}",
-                                "label,f0,f1,f2", false),
+    assert_int_equal(features_setup_make(&s, "data: {format: libffm, train: x}\nmodel: {type: fm}",
+                                         "label,f0,f1,f2", false),
                      ERR_NONE);
-    assert_int_equal(add(&s, "1 2:9:1 0:4:1 2:8:0.5 3:1:1"), ERR_NONE);
+    assert_int_equal(features_setup_add(&s, "1 2:9:1 0:4:1 2:8:0.5 3:1:1"), ERR_NONE);
     check_terms(&s.rows, 0, "=#4;;=#9,=#8*0.5");
-    setup_remove(&s);
-}
-
-/* ---- public keys
- * ------------------------------------------------------------------------------------- */
-
-static void add_feature_of(struct str *yaml, const char *name, const char *rest)
-{
-    str_append_format(yaml, "  %s: {%s}\n", name, rest);
-}
-
-/* The one or last key of the one row that `fields` describe. */
-static void vector_row(char *const *f, size_t n, struct str *yaml, struct str *row, uint32_t *slot)
-{
-    const char *kind = f[0];
-    *slot = 0;
-    str_append(yaml, "data: {format: csv, train: x, label: y}\nmodel: {type: fm}\nfeatures:\n");
-    str_append(row, "1,");
-    if (strcmp(kind, "text") == 0) {
-        add_feature_of(yaml, f[1], "column: a");
-        str_append_format(row, "\"%s\",", f[2]);
-    } else if (strcmp(kind, "missing") == 0) {
-        add_feature_of(yaml, f[1], "column: a");
-        str_append(row, ",");
-    } else if (strcmp(kind, "unknown") == 0) {
-        add_feature_of(yaml, f[1], "column: a, vocab: [other]");
-        str_append(row, "x,");
-    } else if (strcmp(kind, "number") == 0) {
-        add_feature_of(yaml, f[1], "column: a, type: numeric");
-        str_append(row, "3,");
-    } else if (strcmp(kind, "integer") == 0) {
-        add_feature_of(yaml, "x", "column: a, key: integer");
-        str_append_format(row, "%s,", f[1]);
-    } else if (strcmp(kind, "integer_buckets") == 0) {
-        str_append_format(yaml, "  x: {column: a, key: integer, buckets: %s}\n", f[1]);
-        str_append_format(row, "%s,", f[2]);
-    } else if (strcmp(kind, "buckets") == 0) {
-        str_append_format(yaml, "  %s: {column: a, buckets: %s}\n", f[1], f[2]);
-        str_append_format(row, "%s,", f[3]);
-    } else if (strcmp(kind, "cross") == 0) {
-        static const char columns[] = "abc";
-        str_clear(row);
-        str_append(row, "1");
-        for (size_t i = 2; i + 1 < n - 2; i += 2) {
-            str_append_format(yaml, "  %s: {column: %c}\n", f[i], columns[*slot]);
-            str_append_format(row, ",%s", f[i + 1]);
-            ++*slot;
-        }
-        str_append_format(yaml, "  %s: {cross: [", f[1]);
-        for (size_t i = 2; i + 1 < n - 2; i += 2)
-            str_append_format(yaml, "%s%s", i > 2 ? ", " : "", f[i]);
-        str_append(yaml, "]}\n");
-        str_append(row, *slot == 2 ? "," : "");
-        return;
-    } else if (strcmp(kind, "number_text") == 0) {
-        static const char *const how[][2] = {{"hour", "transform: [hour]"},
-                                             {"weekday", "transform: [weekday]"},
-                                             {"log2", "transform: [log2_floor]"},
-                                             {"age", "bucketize: [18, 25, 35, 50]"}};
-        for (size_t i = 0; i < COUNT(how); i++) {
-            if (strcmp(how[i][0], f[1]) == 0)
-                str_append_format(yaml, "  %s: {column: a, %s}\n", f[1], how[i][1]);
-        }
-        str_append_format(row, "%s,", f[2]);
-    } else {
-        fail_msg("kind '%s'", kind);
-    }
-    str_append(row, ",");
-}
-
-static size_t split_tabs(char *line, char **fields, size_t max)
-{
-    size_t n = 0;
-    line[strcspn(line, "\n")] = '\0';
-    for (char *at = line; n < max; at++) {
-        fields[n++] = at;
-        at += strcspn(at, "\t");
-        if (*at == '\0')
-            break;
-        *at = '\0';
-    }
-    return n;
-}
-
-static void test_key_vectors(void **state)
-{
-    FILE *file = fopen("tests/unit/key_vectors.txt", "r");
-    char line[512], *f[16];
-    uint32_t tested = 0;
-    assert_non_null(file);
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (line[0] == '#')
-            continue;
-        struct str yaml = {0}, row = {0};
-        struct setup s;
-        uint32_t slot;
-        size_t n = split_tabs(line, f, COUNT(f));
-        assert_true(n >= 4);
-        uint64_t key = strtoull(f[n - 2], NULL, 16), mixed = strtoull(f[n - 1], NULL, 16);
-        assert_int_equal(mix64(key), mixed);
-        assert_int_equal(mix64_inverse(mixed), key);
-        vector_row(f, n, &yaml, &row, &slot);
-        if (setup_make(&s, yaml.data, "y,a,b,c", false) != ERR_NONE ||
-            add(&s, row.data) != ERR_NONE)
-            fail_msg("%s %s: %s", yaml.data, row.data, err_text());
-        if (s.rows.tables[0].keys[slot] != mixed)
-            fail_msg("%s %s: key %016" PRIx64 ", not %016" PRIx64, yaml.data, row.data,
-                     mix64_inverse(s.rows.tables[0].keys[slot]), key);
-        setup_remove(&s);
-        str_deinit(&yaml);
-        str_deinit(&row);
-        tested++;
-    }
-    fclose(file);
-    assert_true(tested > 40);
+    features_setup_remove(&s);
 }
 
 int main(void)
@@ -609,7 +428,6 @@ int main(void)
         cmocka_unit_test(test_times),           cmocka_unit_test(test_predict_needs_no_label),
         cmocka_unit_test(test_hash_split),      cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_missing_columns), cmocka_unit_test(test_sparse_formats),
-        cmocka_unit_test(test_key_vectors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
