@@ -83,22 +83,34 @@ static void fill_batch(struct toy_batch *b, uint64_t step)
     }
 }
 
+/* The shards' thread counts, too. */
+static void count_bad(struct fake_world *w, uint32_t count)
+{
+    pthread_mutex_lock(&w->lock);
+    w->bad += count;
+    pthread_mutex_unlock(&w->lock);
+}
+
 static void check_rows(struct fake_world *w, const struct toy_batch *b, const float *const *rows,
                        uint64_t version)
 {
+    uint32_t bad = 0;
     for (uint32_t t = 0; t < FAKE_TABLES; t++) {
         uint32_t dim = w->schema->tables[t].dim;
         for (uint32_t i = 0; i < b->tables[t].key_count * dim; i++)
-            w->bad += rows[t][i] != fake_row_value(t, b->keys[t][i / dim], i % dim, version);
+            bad += rows[t][i] != fake_row_value(t, b->keys[t][i / dim], i % dim, version);
     }
+    count_bad(w, bad);
 }
 
 static void check_dense(struct fake_world *w, const float *const *dense, uint64_t version)
 {
+    uint32_t bad = 0;
     for (uint32_t p = 0; p < FAKE_DENSE; p++) {
         for (uint64_t i = 0; i < w->schema->dense[p].count; i++)
-            w->bad += dense[p][i] != fake_dense_value(p, i, version);
+            bad += dense[p][i] != fake_dense_value(p, i, version);
     }
+    count_bad(w, bad);
 }
 
 static void fill_gradients(const struct fake_world *w, const struct toy_batch *b,

@@ -408,7 +408,7 @@ static void test_settings_of_other_models(void **state)
     static const char *const to_lr[] = {"model.type=lr", NULL};
     struct job *plain = parse("data: {format: libsvm, train: t}\nmodel: {type: lr}\n");
     struct job *switched = parse_with("data: {format: libsvm, train: t}\n"
-                                      "model: {type: mlp, hidden: [8], dropout: 0.5, dim: 4}\n",
+                                      "model: {type: mlp, hidden: [8], dropout: 0.5}\n",
                                       to_lr, NULL);
     assert_int_equal(switched->model.type, MODEL_LR);
     assert_string_equal(plain->hash, switched->hash);
