@@ -295,16 +295,17 @@ static void test_time_split(void **state)
         uint64_t eval; /* rows; 0: refused */
         int64_t from_ms;
     } cases[] = {
-        {"eval_fraction: 0.3", 3, 1700}, {"eval_fraction: 0.35", 3, 1700},
-        {"eval_fraction: 0.6", 6, 1400}, {"eval_last: 400ms", 4, 1501},
-        {"eval_last: 1ms", 1, 1900},     {"eval_fraction: 0.05", 0, 0},
+        {"eval_fraction: 0.3", 3, 1700},  {"eval_fraction: 0.35", 4, 1600},
+        {"eval_fraction: 0.42", 4, 1600}, {"eval_fraction: 0.6", 7, 1500},
+        {"eval_last: 400ms", 4, 1501},    {"eval_last: 1ms", 1, 1900},
+        {"eval_fraction: 0.05", 0, 0},
     };
     char *directory = data_fixture_make();
     struct str text = {0};
-    /* Times in no order: 1.0 s … 1.9 s. */
+    /* Times in no order: 1.0 s … 1.9 s, and 1.5 s three times. */
     str_append(&text, "y,ts,a\n");
-    for (int i = 0; i < 10; i++)
-        str_append_format(&text, "1,1.%d,x\n", i * 7 % 10);
+    for (int i = 0; i < 12; i++)
+        str_append_format(&text, "1,1.%d,x\n", i < 10 ? i * 7 % 10 : 5);
     mem_free(data_fixture_write(directory, "t.csv", span_make(text.data, text.size)));
     for (size_t i = 0; i < COUNT(cases); i++) {
         char *yaml = must_format(
@@ -324,9 +325,9 @@ static void test_time_split(void **state)
             } else {
                 assert_int_equal(dataset_index_load(uri, checksum, &d), ERR_NONE);
                 assert_int_equal(d->eval_examples, cases[i].eval);
-                assert_int_equal(d->train_examples, 10 - cases[i].eval);
+                assert_int_equal(d->train_examples, 12 - cases[i].eval);
                 assert_int_equal(d->time_split_ms, cases[i].from_ms);
-                assert_int_equal(d->vocabs[0].count, cases[i].eval <= 5);
+                assert_int_equal(d->vocabs[0].count, 12 - cases[i].eval >= 5);
                 dataindex_destroy(d);
             }
             mem_free(uri);

@@ -145,6 +145,7 @@ static void test_csv_good(void **state)
         {ESCAPE_DOUBLE, ',', "\"two\nlines\",b,\"x\r\ny\"\r\n1,2,3\n",
          "<two\nlines,b,x\r\ny><1,2,3>"},
         {ESCAPE_DOUBLE, ',', "a\"b,5\"\"6,c\"\n1,2,3\n", "<a\"b,5\"\"6,c\"><1,2,3>"},
+        {ESCAPE_DOUBLE, ',', "\"a\",5\"\"6,c\n1,2,3\n", "<a,5\"\"6,c><1,2,3>"},
         {ESCAPE_DOUBLE, ',', " 1 ,2\t, 3\n", "< 1 ,2\t, 3>"},
         {ESCAPE_DOUBLE, ',', "\\,\"\\\",x\n", "<\\,\\,x>"},
         {ESCAPE_DOUBLE, ',', "\"a,\"\"b\nc\"\"\",\"\n\",z\n", "<a,\"b\nc\",\n,z>"},

@@ -184,6 +184,41 @@ static void test_orders_differ(void **state)
     }
 }
 
+/* Of one block only the order within groups is drawn: by epoch, rank and group. */
+static void test_groups_differ(void **state)
+{
+    static uint32_t orders[4][EXAMPLES_MAX];
+    struct shape shape = even_shape(1, 800);
+    struct sampler_options o = {.seed = 5,
+                                .shuffle = SHUFFLE_WINDOW,
+                                .window = 200,
+                                .batch_size = 400,
+                                .rank_count = 2,
+                                .counts = shape.counts,
+                                .block_count = 1};
+    for (uint32_t epoch = 0; epoch < 2; epoch++) {
+        struct sampler *s;
+        assert_int_equal(sampler_create(&o, epoch, &s), ERR_NONE);
+        for (uint32_t rank = 0; rank < 2; rank++) {
+            assert_int_equal(take(s, &shape, rank, 0, orders[2 * epoch + rank]), 200);
+            for (uint32_t i = 0; i < 200; i++)
+                orders[2 * epoch + rank][i] -= 400 * rank;
+        }
+        if (epoch == 0) {
+            static uint32_t second[EXAMPLES_MAX];
+            assert_int_equal(take(s, &shape, 0, 1, second), 200);
+            for (uint32_t i = 0; i < 200; i++)
+                second[i] -= 200;
+            assert_true(count_equal(orders[0], second, 200) < 10);
+        }
+        sampler_destroy(s);
+    }
+    for (int a = 0; a < 4; a++) {
+        for (int b = 0; b < a; b++)
+            assert_true(count_equal(orders[a], orders[b], 200) < 10);
+    }
+}
+
 /* What a window shuffles lies within as many examples of the order of blocks. */
 static void test_window_is_local(void **state)
 {
@@ -248,8 +283,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_example_once), cmocka_unit_test(test_nothing_to_train),
-        cmocka_unit_test(test_orders_differ),      cmocka_unit_test(test_window_is_local),
-        cmocka_unit_test(test_permutations),       cmocka_unit_test(test_steps_per_epoch),
+        cmocka_unit_test(test_orders_differ),      cmocka_unit_test(test_groups_differ),
+        cmocka_unit_test(test_window_is_local),    cmocka_unit_test(test_permutations),
+        cmocka_unit_test(test_steps_per_epoch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
