@@ -1,7 +1,9 @@
 /*
- * table_arena.h - rows of one size, numbered in order of creation, in large chunks; for server/table only.
+ * table_arena.h - rows of one size, numbered in order of creation, in large chunks; for
+ * server/table only.
  *
- * Chunks are mapped whole, are backed by memory as rows are written, ask for huge pages, and never move.
+ * Chunks are mapped whole, are backed by memory as rows are written, ask for huge pages, and never
+ * move.
  *
  * Shapes   a row has `stride` floats, of which the last may be padding.
  * Threads  one owner.
@@ -17,9 +19,9 @@
 struct table_arena {
     float **chunks;
     size_t chunk_count, chunk_capacity;
-    uint32_t shift;                  /* 2^shift rows a chunk */
+    uint32_t shift; /* 2^shift rows a chunk */
     uint32_t stride;
-    uint32_t rows;                   /* in use */
+    uint32_t rows; /* in use */
 };
 
 void arena_init(struct table_arena *a, uint32_t row_floats);

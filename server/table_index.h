@@ -1,15 +1,16 @@
 /*
  * table_index.h - keys to row numbers, in ascending order with gaps; for server/table only.
  *
- * One segment a partition, made of lines: cache lines of five slots each, filled from the left. A key's home
- * is a line, its mixed value scaled to their number; what does not fit goes on to the next line (ordered
- * linear probing), so that keys ascend from slot to slot over the whole segment. A look-up touches one cache
- * line, rarely two; look-ups of ascending keys sweep memory forwards; walking the slots gives the keys in
- * order. A segment grows alone, when seven of ten slots are used, to a third; so no growth stops its owner
- * for long.
+ * One segment a partition, made of lines: cache lines of five slots each, filled from the left. A
+ * key's home is a line, its mixed value scaled to their number; what does not fit goes on to the
+ * next line (ordered linear probing), so that keys ascend from slot to slot over the whole segment.
+ * A look-up touches one cache line, rarely two; look-ups of ascending keys sweep memory forwards;
+ * walking the slots gives the keys in order. A segment grows alone, when seven of ten slots are
+ * used, to a third; so no growth stops its owner for long.
  *
- * An empty slot has the key UINT64_MAX and the row INDEX_EMPTY: a probe compares keys only and stops there.
- * Behind the homes lies a tail of lines for what the last ones push on, and one line that is always empty.
+ * An empty slot has the key UINT64_MAX and the row INDEX_EMPTY: a probe compares keys only and
+ * stops there. Behind the homes lies a tail of lines for what the last ones push on, and one line
+ * that is always empty.
  *
  * Memory   12.8 bytes a slot.
  * Threads  one owner.
@@ -25,7 +26,7 @@
 #include "common/err.h"
 #include "common/layout.h"
 
-#define INDEX_EMPTY UINT32_MAX
+#define INDEX_EMPTY      UINT32_MAX
 #define INDEX_LINE_SLOTS 5u
 
 struct index_line {
@@ -37,8 +38,8 @@ _Static_assert(sizeof(struct index_line) == 64, "a line is a cache line");
 
 struct index_segment {
     struct index_line *lines;
-    uint32_t line_count;             /* homes; the tail comes on top */
-    uint32_t count;                  /* keys */
+    uint32_t line_count; /* homes; the tail comes on top */
+    uint32_t count;      /* keys */
 };
 
 struct index_slot {
@@ -47,13 +48,14 @@ struct index_slot {
 };
 
 struct table_index {
-    struct index_segment *segments;  /* one for each partition from first_partition on */
+    struct index_segment *segments; /* one for each partition from first_partition on */
     uint32_t first_partition, segment_count;
-    uint64_t count;                  /* keys */
-    uint64_t bytes;                  /* allocated */
+    uint64_t count; /* keys */
+    uint64_t bytes; /* allocated */
 };
 
-enum err index_init(struct table_index *x, uint32_t first_partition, uint32_t end_partition) MUST_CHECK;
+enum err index_init(struct table_index *x, uint32_t first_partition,
+                    uint32_t end_partition) MUST_CHECK;
 void index_deinit(struct table_index *x);
 
 /* Adds a key that is absent. */
@@ -80,7 +82,8 @@ static inline struct index_slot index_probe(const struct index_segment *s, uint6
 {
     struct index_line *line = s->lines + index_home(s, key);
     for (;; line++) {
-        /* Keys ascend and empty slots are largest, so this counts without a branch to mispredict. */
+        /* Keys ascend and empty slots are largest, so this counts without a branch to mispredict.
+           */
         uint32_t smaller = 0;
         for (uint32_t i = 0; i < INDEX_LINE_SLOTS; i++)
             smaller += line->keys[i] < key;
@@ -90,8 +93,8 @@ static inline struct index_slot index_probe(const struct index_segment *s, uint6
 }
 
 /* Always inlined, because gcc drops calls of functions that do nothing but prefetch. */
-static inline __attribute__((always_inline)) void
-index_prefetch(const struct table_index *x, uint64_t key)
+static inline __attribute__((always_inline)) void index_prefetch(const struct table_index *x,
+                                                                 uint64_t key)
 {
     const struct index_segment *s = index_segment(x, key);
     __builtin_prefetch(s->lines + index_home(s, key));
