@@ -34,7 +34,4 @@ struct table {
     struct table_snapshot snapshot;
 };
 
-/* The sum of what a snapshot holds. */
-uint64_t table_snapshot_memory(const struct table *t);
-
 #endif
