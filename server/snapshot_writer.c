@@ -32,6 +32,9 @@ struct snapshot_writer {
 
     struct queue *blocks;
     pthread_t thread;
+    pthread_mutex_t lock; /* of `ended` */
+    pthread_cond_t has_ended;
+    bool ended;
     atomic_uint references;    /* the owner's and the thread's */
     atomic_int state;          /* enum snapshot_state; leaves RUNNING once */
     char owner_why[WHY_BYTES]; /* whoever makes it ABANDONED says why */
@@ -76,6 +79,8 @@ static void release(struct snapshot_writer *w)
     while (w->blocks && queue_length(w->blocks) > 0 && queue_pop(w->blocks, &item, 0) == ERR_NONE)
         snapshot_block_destroy(item);
     queue_destroy(w->blocks);
+    pthread_cond_destroy(&w->has_ended);
+    pthread_mutex_destroy(&w->lock);
     for (size_t i = 0; i < w->file_count; i++)
         mem_free(w->files[i].name);
     mem_free(w->files);
@@ -89,6 +94,7 @@ enum err snapshot_writer_create(const struct snapshot_writer_options *o,
                                 struct snapshot_writer **out)
 {
     struct snapshot_writer *w = mem_calloc(1, sizeof *w);
+    pthread_condattr_t monotonic;
 
     if (!w)
         return ERR_MEMORY;
@@ -99,6 +105,11 @@ enum err snapshot_writer_create(const struct snapshot_writer_options *o,
     w->attempt = o->attempt;
     w->file_max = o->file_max;
     w->blocks = queue_create(o->blocks_max);
+    CHECK(pthread_condattr_init(&monotonic) == 0);
+    CHECK(pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC) == 0);
+    CHECK(pthread_cond_init(&w->has_ended, &monotonic) == 0);
+    pthread_condattr_destroy(&monotonic);
+    CHECK(pthread_mutex_init(&w->lock, NULL) == 0);
     atomic_init(&w->state, SNAPSHOT_RUNNING);
     atomic_init(&w->references, 2);
     int failed = pthread_create(&w->thread, NULL, write_blocks, w);
@@ -167,7 +178,14 @@ void snapshot_writer_destroy(struct snapshot_writer *w)
     until.tv_nsec += JOIN_WAIT_MS * 1000000L;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    if (pthread_clockjoin_np(w->thread, NULL, CLOCK_MONOTONIC, &until) != 0)
+    pthread_mutex_lock(&w->lock);
+    while (!w->ended && pthread_cond_timedwait(&w->has_ended, &w->lock, &until) == 0)
+        ;
+    bool ended = w->ended;
+    pthread_mutex_unlock(&w->lock);
+    if (ended)
+        pthread_join(w->thread, NULL);
+    else
         pthread_detach(w->thread);
     release(w);
 }
@@ -328,6 +346,10 @@ static void *write_blocks(void *context)
     } else if (!leave_running(w, SNAPSHOT_DURABLE)) {
         remove_files(w);
     }
+    pthread_mutex_lock(&w->lock);
+    w->ended = true;
+    pthread_cond_signal(&w->has_ended);
+    pthread_mutex_unlock(&w->lock);
     release(w);
     return NULL;
 }

@@ -48,9 +48,9 @@ void snapshot_model_save(struct snapshot_model *m, const char *directory);
 /* Into new shards; an error of any of them. */
 enum err snapshot_model_load(struct snapshot_model *m, const char *directory) MUST_CHECK;
 
-/* Threads of this process. */
+/* Threads of this process beyond those of the first call, which main() makes. */
 uint32_t snapshot_threads(void);
-/* Waits for the writer threads of destroyed snapshots: until there are `count`. CHECKs. */
-void snapshot_wait_threads(uint32_t count);
+/* Waits for the end of the writer threads of destroyed snapshots. CHECKs. */
+void snapshot_wait_threads(void);
 
 #endif

@@ -142,7 +142,7 @@ static void test_storage_faults(void **state)
             storage_fail_nth(kinds[k].fault, ++n);
             try_once(m, "faulty/1-2", &a);
             storage_fail_nth(kinds[k].fault, 0);
-            snapshot_wait_threads(1);
+            snapshot_wait_threads();
             assert_all_or_nothing(&a, digest);
             if (!a.is_published)
                 assert_says(a.why, kinds[k].says);
@@ -176,7 +176,7 @@ static void test_allocation_faults(void **state)
         mem_fail_nth(++n);
         try_once(m, "faulty/1-2", &a);
         mem_fail_nth(0);
-        snapshot_wait_threads(1);
+        snapshot_wait_threads();
         assert_all_or_nothing(&a, digest);
         if (!a.is_published)
             assert_says(a.why, "allocate");
@@ -383,6 +383,7 @@ int main(void)
     char directory[] = "/tmp/test_snapshot_faults-XXXXXX";
     if (mkdtemp(directory) == NULL || chdir(directory) != 0)
         return 1;
+    (void)snapshot_threads();
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (chdir("/") != 0 || storage_remove_tree(directory) != ERR_NONE)
         return 1;
