@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "common/log.h"
+#include "common/mem.h"
 #include "common/str.h"
 
 static const struct command commands[] = {
@@ -73,6 +74,7 @@ static int unknown_command(const char *name)
 
 int main(int argc, char **argv)
 {
+    mem_keep_freed();
     log_set_level(LOG_WARN);
     if (argc < 2) {
         print_help(stderr);

@@ -37,6 +37,12 @@ _Bool mem_grow_(void *array_pointer, size_t *capacity, size_t needed, size_t ele
     __attribute__((warn_unused_result));
 
 /*
+ * For processes that exchange large messages without end: what is freed stays with the process, so
+ * that the next message does not fault its pages in again. Once, before threads start.
+ */
+void mem_keep_freed(void);
+
+/*
  * Fails the nth allocation from now (1 = the next) in this process, once; 0 switches it off. Tests
  * only.
  */

@@ -194,6 +194,7 @@ static int serve(struct program *p)
 int main(int argc, char **argv)
 {
     struct program p = {0};
+    mem_keep_freed();
     signal(SIGPIPE, SIG_IGN);
     int code = parse_arguments(&p, argc, argv);
     if (code < 0)

@@ -564,6 +564,7 @@ int main(int argc, char **argv)
     uint32_t steps = argc > 1 ? (uint32_t)atoi(argv[1]) : 12;
     bool good = true;
 
+    mem_keep_freed(); /* as the daemons do */
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const struct shape *s = &shapes[i];
