@@ -95,17 +95,27 @@ enum err table_snapshot_next(struct table *t, uint32_t max, uint64_t *keys, floa
                        "table %s: the snapshot was abandoned, because copies of rows that changed "
                        "meanwhile took more than %llu bytes",
                        t->schema->name, (unsigned long long)s->memory_bytes);
-    uint32_t count = 0, row;
+    const float *rows[TABLE_BATCH];
+    uint32_t count = 0, ahead = 0, row;
     uint64_t key = s->next_key;
-    while (count < max && !s->done && index_next(&t->index, &key, &row)) {
-        if (row < s->rows_at_begin) {
-            keys[count] = key;
-            memcpy(states + (size_t)count * t->schema->state_dim, frozen_row(t, key, row),
-                   t->schema->state_dim * sizeof *states);
-            count++;
+    while (count < max && !s->done) {
+        /* Rows lie where they were created: all of a batch are asked for before the first is read. */
+        uint32_t most = max - count < TABLE_BATCH ? max - count : TABLE_BATCH;
+        for (ahead = 0; ahead < most && !s->done && index_next(&t->index, &key, &row);) {
+            if (row < s->rows_at_begin) {
+                keys[count + ahead] = key;
+                rows[ahead] = frozen_row(t, key, row);
+                table_ahead(rows[ahead++], t->schema->state_dim);
+            }
+            s->done = key == UINT64_MAX;
+            key++;
         }
-        s->done = key == UINT64_MAX;
-        key++;
+        if (ahead < most)
+            s->done = true;
+        for (uint32_t i = 0; i < ahead; i++)
+            memcpy(states + (size_t)(count + i) * t->schema->state_dim, rows[i],
+                   t->schema->state_dim * sizeof *states);
+        count += ahead;
     }
     if (count < max)
         s->done = true;
