@@ -55,6 +55,19 @@ static enum err compare_published(const char *uri, const struct str *text)
     return err;
 }
 
+/* What no reader would take must not be committed. */
+static enum err check_readable(const char *uri, const struct str *text)
+{
+    struct checkpoint_manifest *back = NULL;
+    uint32_t table_count;
+    enum err err = checkpoint_manifest_parse(uri, text->data, text->size, &back);
+
+    if (!err)
+        err = shard_file_check_set(back, &table_count);
+    checkpoint_manifest_destroy(back);
+    return err ? err_prefix(ERR_INPUT, "refused to commit") : ERR_NONE;
+}
+
 enum err checkpoint_publish(const char *directory, const struct checkpoint_manifest *m,
                             char sha256[SHA256_HEX_SIZE])
 {
@@ -63,7 +76,9 @@ enum err checkpoint_publish(const char *directory, const struct checkpoint_manif
     enum err err;
 
     checkpoint_manifest_write(m, &text);
-    err = storage_create_exclusive(uri, text.data, text.size);
+    err = check_readable(uri, &text);
+    if (!err)
+        err = storage_create_exclusive(uri, text.data, text.size);
     if (err == ERR_EXISTS)
         err = compare_published(uri, &text);
     if (!err && sha256)

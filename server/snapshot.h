@@ -56,7 +56,8 @@ enum err snapshot_restore(struct shard *s, const char *directory,
 /* ERR_NOT_FOUND: never committed. ERR_CORRUPT, ERR_UNSUPPORTED: refused. */
 enum err checkpoint_read_manifest(const char *directory, struct checkpoint_manifest **out,
                                   char sha256[SHA256_HEX_SIZE]) MUST_CHECK;
-/* Commits: creates MANIFEST.json exclusively; if one is there already it must be the same bytes. */
+/* Commits: creates MANIFEST.json exclusively; if one is there already it must be the same bytes, else
+   ERR_EXISTS. ERR_INPUT: no reader would take it, as files are missing or not in order. */
 enum err checkpoint_publish(const char *directory, const struct checkpoint_manifest *m,
                             char sha256[SHA256_HEX_SIZE]) MUST_CHECK;
 /* Reads and verifies every byte of every file. */

@@ -253,6 +253,16 @@ static void test_publish_twice(void **state)
     assert_string_equal(first, second);
     checkpoint_manifest_destroy(back);
     m->ranks[0].examples++;
+    struct checkpoint_file last = m->files[--m->file_count];
+    m->files++, m->file_count--; /* the dense parameters are missing */
+    assert_int_equal(checkpoint_publish("publish/1-2", m, second), ERR_INPUT);
+    assert_says(err_text(), "missing");
+    m->files--, m->file_count++;
+    m->files[m->file_count++] = m->files[0];
+    assert_int_equal(checkpoint_publish("publish/1-2", m, second), ERR_INPUT);
+    assert_says(err_text(), "out of order");
+    m->files[m->file_count - 1] = last;
+    assert_int_equal(names_in("publish/1-2"), 0);
     assert_int_equal(checkpoint_publish("publish/1-1", m, second), ERR_EXISTS);
     assert_says(err_text(), "publish/1-1");
     size_t size_after;
