@@ -17,14 +17,19 @@ static char *without_slashes(const char *uri)
     return copy;
 }
 
-/* The newest good one directly in `uri`; *out stays NULL when there is none. */
-static enum err newest_in(const char *uri, char **out)
+/* The newest good one directly in `uri`, older than `before` if that is in it; *out stays NULL when
+   there is none. */
+static enum err newest_in(const char *uri, const char *before, char **out)
 {
     struct checkpoint_listing *l = NULL;
     size_t count = 0;
     enum err err = checkpoint_list(uri, &l, &count);
 
-    for (size_t i = 0; !err && i < count && !*out; i++) {
+    size_t first = 0;
+    for (size_t i = 0; !err && before && i < count; i++)
+        if (strcmp(l[i].directory, before) == 0)
+            first = i + 1;
+    for (size_t i = first; !err && i < count && !*out; i++) {
         if (l[i].refused == ERR_NONE)
             *out = must_strdup(l[i].directory);
         else if (l[i].committed)
@@ -35,7 +40,7 @@ static enum err newest_in(const char *uri, char **out)
 }
 
 /* Of the only job in `uri` that has one. Which of several jobs is meant must be said. */
-static enum err newest_below(const char *uri, char **out)
+static enum err newest_below(const char *uri, const char *before, char **out)
 {
     struct storage_list list = {0};
     enum err err = storage_list(uri, &list);
@@ -47,7 +52,7 @@ static enum err newest_below(const char *uri, char **out)
         if (!list.entries[i].info.is_directory)
             continue;
         char *below = storage_join(uri, list.entries[i].name);
-        err = newest_in(below, &found);
+        err = newest_in(below, before, &found);
         mem_free(below);
         if (!err && found && *out)
             err = err_set(ERR_INPUT, "%s has checkpoints of several jobs, as %s and %s: name one",
@@ -61,7 +66,7 @@ static enum err newest_below(const char *uri, char **out)
     return err;
 }
 
-enum err checkpoint_find(const char *uri, char **directory_out)
+static enum err find(const char *uri, const char *before, char **directory_out)
 {
     char *bare = without_slashes(uri), *found = NULL;
     const char *slash = strrchr(bare, '/');
@@ -69,12 +74,13 @@ enum err checkpoint_find(const char *uri, char **directory_out)
     enum err err = ERR_NONE;
 
     if (checkpoint_name_parse(slash ? slash + 1 : bare, &generation, &step) == ERR_NONE) {
-        *directory_out = bare;
-        return ERR_NONE;
+        if (!before)
+            found = must_strdup(bare);
+    } else {
+        err = newest_in(bare, before, &found);
+        if (!err && !found)
+            err = newest_below(bare, before, &found);
     }
-    err = newest_in(bare, &found);
-    if (!err && !found)
-        err = newest_below(bare, &found);
     if (!err && !found)
         err = err_set(ERR_NOT_FOUND, "there is no good checkpoint in %s", bare);
     mem_free(bare);
@@ -83,4 +89,14 @@ enum err checkpoint_find(const char *uri, char **directory_out)
     else
         *directory_out = found;
     return err;
+}
+
+enum err checkpoint_find(const char *uri, char **directory_out)
+{
+    return find(uri, NULL, directory_out);
+}
+
+enum err checkpoint_find_older(const char *uri, const char *refused, char **directory_out)
+{
+    return find(uri, refused, directory_out);
 }

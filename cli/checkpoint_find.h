@@ -13,5 +13,9 @@
  * ones are named on stderr and passed over.
  */
 enum err checkpoint_find(const char *uri, char **directory_out) MUST_CHECK;
+/* The next older one, after `refused`, which one of these two gave, turned out not to be good.
+   ERR_NOT_FOUND also when `uri` named that very checkpoint. */
+enum err checkpoint_find_older(const char *uri, const char *refused,
+                               char **directory_out) MUST_CHECK;
 
 #endif

@@ -21,7 +21,9 @@ static int list(const char *uri, bool is_json)
     enum err err = checkpoint_list(uri, &l, &count);
 
     for (size_t i = 0; !err && i < count; i++) {
-        const char *state = l[i].refused == ERR_NONE ? "good" : l[i].committed ? "refused" : "uncommitted";
+        const char *state = l[i].refused == ERR_NONE ? "good"
+                            : l[i].committed         ? "refused"
+                                                     : "uncommitted";
         struct json *row = json_object();
         json_set_text(row, "checkpoint", l[i].directory);
         json_set_int(row, "generation", (int64_t)l[i].generation);
@@ -44,7 +46,8 @@ static int list(const char *uri, bool is_json)
     return err ? fail(err) : count ? EXIT_DONE : EXIT_NOT_FOUND;
 }
 
-static struct json *describe(const char *directory, const struct checkpoint_manifest *m, const char *sha)
+static struct json *describe(const char *directory, const struct checkpoint_manifest *m,
+                             const char *sha)
 {
     struct json *j = json_object(), *files = json_array();
     uint64_t bytes = 0, rows = 0;
@@ -122,7 +125,8 @@ static int digest(const char *directory, bool is_json)
 static int clean(const char *uri, int64_t keep)
 {
     uint32_t removed = 0;
-    enum err err = checkpoint_retain(uri, (uint32_t)(keep > UINT32_MAX ? UINT32_MAX : keep), NULL, &removed);
+    enum err err =
+        checkpoint_retain(uri, (uint32_t)(keep > UINT32_MAX ? UINT32_MAX : keep), NULL, &removed);
 
     if (err)
         return fail(err);
@@ -139,7 +143,8 @@ int command_checkpoints(int argc, char **argv)
     bool is_json = false;
     char *directory = NULL;
     int code = EXIT_USAGE;
-    const struct option options[] = {{"keep", 0, OPTION_NUMBER, &keep}, {"output", 'o', OPTION_TEXT, &output}};
+    const struct option options[] = {{"keep", 0, OPTION_NUMBER, &keep},
+                                     {"output", 'o', OPTION_TEXT, &output}};
 
     if (!options_parse("checkpoints", argc, argv, options, 2, &words) ||
         !parse_output("checkpoints", output, &is_json, &code))
@@ -152,17 +157,19 @@ int command_checkpoints(int argc, char **argv)
     if (strcmp(verb, "ls") == 0) {
         code = list(uri, is_json);
     } else if (strcmp(verb, "gc") == 0) {
-        code = keep ? clean(uri, keep) : usage("checkpoints", "--keep: '0' would remove the model; give 1 or more");
-    } else if (strcmp(verb, "show") == 0 || strcmp(verb, "verify") == 0 || strcmp(verb, "digest") == 0) {
+        code = keep ? clean(uri, keep)
+                    : usage("checkpoints", "--keep: '0' would remove the model; give 1 or more");
+    } else if (strcmp(verb, "show") == 0 || strcmp(verb, "verify") == 0 ||
+               strcmp(verb, "digest") == 0) {
         enum err err = checkpoint_find(uri, &directory);
-        code = err                ? fail(err)
+        code = err              ? fail(err)
                : verb[0] == 's' ? show(directory, is_json)
                : verb[0] == 'v' ? verify(directory)
                                 : digest(directory, is_json);
     } else {
         const char *near = str_nearest(verb, verbs);
-        usage("checkpoints", "'%s' is not a verb%s%s%s", verb, near ? "; did you mean '" : "", near ? near : "",
-              near ? "'?" : "");
+        usage("checkpoints", "'%s' is not a verb%s%s%s", verb, near ? "; did you mean '" : "",
+              near ? near : "", near ? "'?" : "");
     }
 out:
     mem_free(directory);

@@ -1,8 +1,8 @@
 /*
  * export.c - `paramctl export URI -o DIR`: a checkpoint's parameters as one safetensors file.
  *
- * Dense parameters as F32 of their shape; each table as `<table>.keys` U64[n] (mixed keys, ascending: docs/key-hash.md)
- * and `<table>.values` F32[n, dim]. Optimizer state is left out.
+ * Each table as `<table>.keys` U64[n] (mixed keys, ascending: docs/key-hash.md) and
+ * `<table>.values` F32[n, dim], dense parameters as F32 of their shape. Optimizer state is left out.
  * Sources  https://github.com/huggingface/safetensors, "Format": u64 header length, JSON padded to 8, data.
  */
 #include <stdio.h>
@@ -17,7 +17,8 @@
 
 #define ROWS_AT_ONCE 1024u
 
-struct export {
+struct export
+{
     struct model_store store;
     struct storage_writer *writer;
     struct json *header;
@@ -25,8 +26,8 @@ struct export {
 };
 
 /* Adds a tensor of `bytes` to the header; the data must be written in the same order. */
-static void declare(struct export *e, const char *name, const char *type, const uint64_t *shape, uint32_t dims,
-                    uint64_t bytes)
+static void declare(struct export *e, const char *name, const char *type, const uint64_t *shape,
+                    uint32_t dims, uint64_t bytes)
 {
     struct json *tensor = json_object(), *sizes = json_array(), *offsets = json_array();
 
@@ -41,10 +42,17 @@ static void declare(struct export *e, const char *name, const char *type, const 
     json_set(e->header, name, tensor);
 }
 
+/* Keys first: eight bytes each, at offsets that are multiples of eight. */
 static void declare_all(struct export *e)
 {
     const struct schema *s = e->store.model->schema;
 
+    for (uint32_t i = 0; i < s->table_count; i++) {
+        uint64_t rows = table_rows(shard_table(e->store.shard, i));
+        char *keys = must_format("%s.keys", s->tables[i].name);
+        declare(e, keys, "U64", &rows, 1, 8 * rows);
+        mem_free(keys);
+    }
     for (uint32_t i = 0; i < s->dense_count; i++) {
         uint64_t shape[4];
         for (uint32_t k = 0; k < s->dense[i].shape_count; k++)
@@ -53,17 +61,16 @@ static void declare_all(struct export *e)
     }
     for (uint32_t i = 0; i < s->table_count; i++) {
         uint64_t shape[2] = {table_rows(shard_table(e->store.shard, i)), s->tables[i].dim};
-        char *keys = must_format("%s.keys", s->tables[i].name);
         char *values = must_format("%s.values", s->tables[i].name);
-        declare(e, keys, "U64", shape, 1, 8 * shape[0]);
         declare(e, values, "F32", shape, 2, 4 * shape[0] * shape[1]);
-        mem_free(keys);
         mem_free(values);
     }
 }
 
+enum part { WRITE_KEYS, WRITE_VALUES };
+
 /* One pass over a table in key order: of its keys, or of its values. */
-static enum err write_rows(struct export *e, uint32_t index, bool is_keys)
+static enum err write_rows(struct export *e, uint32_t index, enum part part)
 {
     const struct schema_table *schema = &e->store.model->schema->tables[index];
     struct table *t = shard_table(e->store.shard, index);
@@ -74,10 +81,11 @@ static enum err write_rows(struct export *e, uint32_t index, bool is_keys)
 
     table_snapshot_begin(t, UINT64_MAX);
     while (!(err = table_snapshot_next(t, ROWS_AT_ONCE, keys, states, &count)) && count) {
-        if (is_keys)
+        if (part == WRITE_KEYS)
             err = storage_write(e->writer, keys, count * sizeof *keys);
-        for (uint32_t i = 0; !is_keys && i < count && !err; i++)
-            err = storage_write(e->writer, states + (size_t)i * schema->state_dim, schema->dim * sizeof *states);
+        for (uint32_t i = 0; part == WRITE_VALUES && i < count && !err; i++)
+            err = storage_write(e->writer, states + (size_t)i * schema->state_dim,
+                                schema->dim * sizeof *states);
         if (err)
             break;
     }
@@ -101,13 +109,12 @@ static enum err write_all(struct export *e)
     if (!err)
         err = storage_write(e->writer, header.data, header.size);
     str_deinit(&header);
+    for (uint32_t i = 0; !err && i < s->table_count; i++)
+        err = write_rows(e, i, WRITE_KEYS);
     for (uint32_t i = 0; !err && i < s->dense_count; i++)
         err = storage_write(e->writer, e->store.dense[i], 4 * s->dense[i].count);
-    for (uint32_t i = 0; !err && i < s->table_count; i++) {
-        err = write_rows(e, i, true);
-        if (!err)
-            err = write_rows(e, i, false);
-    }
+    for (uint32_t i = 0; !err && i < s->table_count; i++)
+        err = write_rows(e, i, WRITE_VALUES);
     return err;
 }
 
@@ -145,7 +152,8 @@ int command_export(int argc, char **argv)
     if (!options_parse("export", argc, argv, options, 1, &words))
         goto out;
     if (words.count != 1 || !directory) {
-        usage("export", "%s", words.count == 1 ? "-o DIR is missing" : "one checkpoint URI is wanted");
+        usage("export", "%s",
+              words.count == 1 ? "-o DIR is missing" : "one checkpoint URI is wanted");
         goto out;
     }
     char *uri = storage_join(directory, "model.safetensors");

@@ -1,5 +1,6 @@
 #include "cli/model_store.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "cli/checkpoint_find.h"
@@ -16,9 +17,8 @@ static void ignore_notice(void *context, const struct shard_notice *notice)
 
 static enum err parse_own_job(struct model_store *m)
 {
-    struct job_source source = {.what = m->directory,
-                                .text = m->manifest->job_yaml,
-                                .size = strlen(m->manifest->job_yaml)};
+    struct job_source source = {
+        .what = m->directory, .text = m->manifest->job_yaml, .size = strlen(m->manifest->job_yaml)};
 
     return job_parse(&source, &m->own_job);
 }
@@ -51,30 +51,58 @@ static enum err restore(struct model_store *m)
     return ERR_NONE;
 }
 
+/* The checkpoint in m->directory. */
+static enum err open_one(struct model_store *m)
+{
+    enum err err = checkpoint_read_manifest(m->directory, &m->manifest, NULL);
+
+    if (!err && !m->job) {
+        err = parse_own_job(m);
+        m->job = m->own_job;
+    }
+    if (!err)
+        err = features_spec_create(m->job, (const char *const *)m->manifest->columns,
+                                   m->manifest->column_count, &m->features);
+    if (!err)
+        err = model_create(m->job, m->features, &m->model);
+    return err ? err : restore(m);
+}
+
+/* What is listed as good may still turn out damaged when all of it is read: then the one before it
+   is as good as any. When none is good, the first reason stands. */
 enum err model_store_open(const char *uri, const struct job *job, struct model_store *out)
 {
     struct model_store m = {.job = job};
-    enum err err = checkpoint_find(uri, &m.directory);
+    char *directory = NULL, *why = NULL;
+    enum err err = checkpoint_find(uri, &directory);
 
-    if (!err)
-        err = checkpoint_read_manifest(m.directory, &m.manifest, NULL);
-    if (!err && !job)
-        err = parse_own_job(&m);
-    if (!job)
-        m.job = m.own_job;
-    if (!err)
-        err = features_spec_create(m.job, (const char *const *)m.manifest->columns, m.manifest->column_count,
-                                   &m.features);
-    if (!err)
-        err = model_create(m.job, m.features, &m.model);
-    if (!err)
-        err = restore(&m);
-    if (err) {
-        model_store_close(&m);
+    if (err)
         return err;
+    for (;;) {
+        m = (struct model_store){.job = job, .directory = directory};
+        err = open_one(&m);
+        if (err != ERR_CORRUPT)
+            break;
+        if (!why)
+            why = must_strdup(err_text());
+        char *refused = must_strdup(directory), *text = must_strdup(err_text());
+        model_store_close(&m);
+        err = checkpoint_find_older(uri, refused, &directory);
+        if (!err)
+            fprintf(stderr, "warning: passed over: %s\n", text);
+        mem_free(refused);
+        mem_free(text);
+        if (err == ERR_NOT_FOUND)
+            err = err_set(ERR_CORRUPT, "%s", why);
+        if (err)
+            break;
     }
-    *out = m;
-    return ERR_NONE;
+    mem_free(why);
+    if (err)
+        model_store_close(&m);
+    else
+        *out = m;
+    return err;
 }
 
 void model_store_close(struct model_store *m)
@@ -111,7 +139,8 @@ static void copy_rows(const struct table *t, const struct batch_table *b, uint32
     }
 }
 
-enum err model_store_values(struct model_store *m, const struct batch *b, struct network_values *out)
+enum err model_store_values(struct model_store *m, const struct batch *b,
+                            struct network_values *out)
 {
     const struct schema *schema = m->model->schema;
 

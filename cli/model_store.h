@@ -1,8 +1,8 @@
 /*
  * model_store.h - a checkpoint as a model in this process: for predict and export.
  *
- * One shard over all partitions is restored from the checkpoint; values are looked up in it directly. Absent rows
- * read as zeros and are not created (docs/job-file.md, rule 6).
+ * One shard over all partitions is restored from the checkpoint; values are looked up in it
+ * directly. Absent rows read as zeros and are not created (docs/job-file.md, rule 6).
  *
  * Threads  one.
  */
@@ -29,10 +29,13 @@ struct model_store {
     size_t *row_capacity;
 };
 
-/* `uri`: as checkpoint_find() takes it. `job` NULL: the manifest's own; else borrowed. */
-enum err model_store_open(const char *uri, const struct job *job, struct model_store *out) MUST_CHECK;
+/* `uri`: as checkpoint_find() takes it; one that turns out damaged is passed over with a warning.
+   `job` NULL: the manifest's own; else borrowed. */
+enum err model_store_open(const char *uri, const struct job *job,
+                          struct model_store *out) MUST_CHECK;
 void model_store_close(struct model_store *m);
 /* The values that a batch needs; valid until the next call. */
-enum err model_store_values(struct model_store *m, const struct batch *b, struct network_values *out) MUST_CHECK;
+enum err model_store_values(struct model_store *m, const struct batch *b,
+                            struct network_values *out) MUST_CHECK;
 
 #endif
