@@ -1,8 +1,8 @@
 /*
  * checkpoints.c - `paramctl checkpoints ls|show|verify|digest|gc URI`.
  *
- * URI is a job's directory (`runs/demo/demo`), or one checkpoint's (`runs/demo/demo/1-470`); show, verify and
- * digest take the newest good one of a job's directory.
+ * URI is a job's directory (`runs/demo/demo`), or one checkpoint's (`runs/demo/demo/1-470`); show,
+ * verify and digest take the newest good one of a job's directory.
  */
 #include <inttypes.h>
 #include <stdio.h>

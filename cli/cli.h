@@ -1,8 +1,9 @@
 /*
- * cli.h - what the commands of paramctl share: the table of commands, exit codes, options, loading a job.
+ * cli.h - what the commands of paramctl share: the table of commands, exit codes, options, loading
+ * a job.
  *
- * Results go to stdout, progress and messages to stderr. Adding a command is a file with a function and a row
- * of the table in main.c.
+ * Results go to stdout, progress and messages to stderr. Adding a command is a file with a function
+ * and a row of the table in main.c.
  */
 #ifndef PARAMD_CLI_CLI_H
 #define PARAMD_CLI_CLI_H
@@ -33,7 +34,7 @@ struct command {
     const char *name;
     const char *synopsis;
     const char *help;
-    int (*run)(int argc, char **argv);   /* argv[0] is the first word after the command's name */
+    int (*run)(int argc, char **argv); /* argv[0] is the first word after the command's name */
 };
 
 int command_run(int argc, char **argv);
@@ -54,30 +55,30 @@ const struct command *command_find(const char *name);
 /* ---- options ---- */
 
 enum option_kind {
-    OPTION_FLAG,         /* bool * */
-    OPTION_TEXT,         /* const char ** */
-    OPTION_NUMBER,       /* int64_t *, not negative */
-    OPTION_LIST,         /* struct option_list *, may be repeated */
-    OPTION_FLAG_OR_TEXT  /* struct option_maybe *: --x or --x=TEXT */
+    OPTION_FLAG,        /* bool * */
+    OPTION_TEXT,        /* const char ** */
+    OPTION_NUMBER,      /* int64_t *, not negative */
+    OPTION_LIST,        /* struct option_list *, may be repeated */
+    OPTION_FLAG_OR_TEXT /* struct option_maybe *: --x or --x=TEXT */
 };
 struct option_list {
-    const char **items;  /* NULL-terminated; never NULL after options_parse() */
+    const char **items; /* NULL-terminated; never NULL after options_parse() */
     size_t count;
 };
 struct option_maybe {
     bool given;
-    const char *text;    /* NULL: without a value */
+    const char *text; /* NULL: without a value */
 };
 struct option {
-    const char *name;    /* "set": --set VALUE, --set=VALUE */
-    char letter;         /* 0: none */
+    const char *name; /* "set": --set VALUE, --set=VALUE */
+    char letter;      /* 0: none */
     enum option_kind kind;
     void *value;
 };
 
 /* Prints what is wrong and the command's synopsis, and returns false; --help prints it, too. */
-bool options_parse(const char *command, int argc, char **argv, const struct option *options, size_t option_count,
-                   struct option_list *positional);
+bool options_parse(const char *command, int argc, char **argv, const struct option *options,
+                   size_t option_count, struct option_list *positional);
 void option_list_free(struct option_list *l);
 
 /* ---- jobs and daemon settings ---- */
@@ -86,17 +87,24 @@ struct job_options {
     const char *file;
     struct option_list sets, vars;
 };
-/* --set of a daemon setting (`listen=…`) goes to *daemon_sets, the others to the job. Either out may be NULL. */
-void split_sets(const struct option_list *sets, struct option_list *job_sets, struct option_list *daemon_sets);
-enum err load_job(const char *file, const struct option_list *sets, const struct option_list *vars, struct job **out)
-    MUST_CHECK;
+/*
+ * --set of a daemon setting (`listen=…`) goes to *daemon_sets, the others to the job. Either out
+ * may be NULL.
+ */
+void split_sets(const struct option_list *sets, struct option_list *job_sets,
+                struct option_list *daemon_sets);
+enum err load_job(const char *file, const struct option_list *sets, const struct option_list *vars,
+                  struct job **out) MUST_CHECK;
 
 /* "error: <err_text()>" on stderr; the exit code that suits `err`. */
 int fail(enum err err);
 int usage(const char *command, const char *format, ...) PRINTF_LIKE(2, 3);
 /* Writes a tree and a newline to stdout. */
 void print_json(const struct json *j, bool indent);
-/* true: "-o json"; false: none given. Prints and returns an exit code through *code for anything else. */
+/*
+ * true: "-o json"; false: none given. Prints and returns an exit code through *code for anything
+ * else.
+ */
 bool parse_output(const char *command, const char *output, bool *is_json, int *code);
 
 #endif

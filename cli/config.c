@@ -1,5 +1,6 @@
 /*
- * config.c - `paramctl config check|show -f FILE`, and the pages and default files made from the settings table.
+ * config.c - `paramctl config check|show -f FILE`, and the pages and default files made from the
+ * settings table.
  */
 #include <stdio.h>
 #include <string.h>
@@ -31,7 +32,8 @@ static int check_or_show(const struct config *c, bool is_show)
     struct daemon_settings *settings = NULL;
     struct job *job = NULL;
     struct str text = {0};
-    enum err err = c->daemon ? read_daemon(c, &settings) : load_job(c->file, &c->sets, &c->vars, &job);
+    enum err err =
+        c->daemon ? read_daemon(c, &settings) : load_job(c->file, &c->sets, &c->vars, &job);
 
     if (err)
         return fail(err);
@@ -40,7 +42,8 @@ static int check_or_show(const struct config *c, bool is_show)
     else if (is_show)
         job_write(job, &text);
     else if (job)
-        str_append_format(&text, "%s: job '%s' is well formed, hash %s\n", c->file, job->name, job->hash);
+        str_append_format(&text, "%s: job '%s' is well formed, hash %s\n", c->file, job->name,
+                          job->hash);
     else
         str_append_format(&text, "%s is well formed\n", c->file);
     fputs(text.data ? text.data : "", stdout);

@@ -1,8 +1,9 @@
 /*
- * control.c - commands to a job that runs: `paramctl status|stop|kill JOB`, `paramctl checkpoint now JOB`.
+ * control.c - commands to a job that runs: `paramctl status|stop|kill JOB`, `paramctl checkpoint
+ * now JOB`.
  *
- * The job is found through the registry: --registry URI, or, without one, that of a `paramctl run` of this job
- * in this directory (runs/JOB) or in --run-dir.
+ * The job is found through the registry: --registry URI, or, without one, that of a `paramctl run`
+ * of this job in this directory (runs/JOB) or in --run-dir.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -36,14 +37,17 @@ static enum err find_local(const struct control *c, const char *job, char **uri_
     enum err err = storage_list(directory, &list);
 
     for (size_t i = 0; !err && i < list.count; i++) {
-        if (strncmp(list.entries[i].name, LOCAL_REGISTRY_PREFIX, strlen(LOCAL_REGISTRY_PREFIX)) != 0)
+        if (strncmp(list.entries[i].name, LOCAL_REGISTRY_PREFIX, strlen(LOCAL_REGISTRY_PREFIX)) !=
+            0)
             continue;
         mem_free(found);
         found = must_format("local:%s/%s", directory, list.entries[i].name);
     }
     storage_list_deinit(&list);
     if (!found)
-        err = err_set(ERR_NOT_FOUND, "no run of job '%s' goes on in %s; give --run-dir or --registry", job, directory);
+        err =
+            err_set(ERR_NOT_FOUND, "no run of job '%s' goes on in %s; give --run-dir or --registry",
+                    job, directory);
     mem_free(directory);
     if (err)
         return err;
@@ -66,7 +70,8 @@ static enum err open_registry(struct control *c, const char *job)
     return err;
 }
 
-static bool parse(struct control *c, const char *command, int argc, char **argv, size_t words, int *code)
+static bool parse(struct control *c, const char *command, int argc, char **argv, size_t words,
+                  int *code)
 {
     const struct option options[] = {
         {"registry", 0, OPTION_TEXT, &c->registry_uri},
@@ -102,8 +107,9 @@ static enum err ask_status(struct control *c, const char *job, Paramd__Control__
     Paramd__Control__StatusRequest request = PARAMD__CONTROL__STATUS_REQUEST__INIT;
 
     request.job = (char *)job;
-    enum err err = control_call(c->registry, CONTROL_STATUS, &request.base, &paramd__control__status_reply__descriptor,
-                                CALL_MS, (ProtobufCMessage **)out);
+    enum err err =
+        control_call(c->registry, CONTROL_STATUS, &request.base,
+                     &paramd__control__status_reply__descriptor, CALL_MS, (ProtobufCMessage **)out);
     if (!err && !(*out)->found)
         err = err_set(ERR_NOT_FOUND, "the cluster does not know job '%s'", job);
     return err;
@@ -153,11 +159,13 @@ int command_status(int argc, char **argv)
 
 /* ---- stop, kill, checkpoint now ---- */
 
-static int simple_call(struct control *c, const char *method, const ProtobufCMessage *request, const char *said)
+static int simple_call(struct control *c, const char *method, const ProtobufCMessage *request,
+                       const char *said)
 {
     Paramd__Control__SimpleReply *reply = NULL;
-    enum err err = control_call(c->registry, method, request, &paramd__control__simple_reply__descriptor, CALL_MS,
-                                (ProtobufCMessage **)&reply);
+    enum err err =
+        control_call(c->registry, method, request, &paramd__control__simple_reply__descriptor,
+                     CALL_MS, (ProtobufCMessage **)&reply);
 
     if (!err && *reply->error)
         err = err_set(ERR_REFUSED, "%s", reply->error);
@@ -203,11 +211,13 @@ int command_checkpoint(int argc, char **argv)
     int code;
 
     if (parse(&c, "checkpoint", argc, argv, 2, &code)) {
-        Paramd__Control__CheckpointNowRequest request = PARAMD__CONTROL__CHECKPOINT_NOW_REQUEST__INIT;
+        Paramd__Control__CheckpointNowRequest request =
+            PARAMD__CONTROL__CHECKPOINT_NOW_REQUEST__INIT;
         request.job = (char *)c.words.items[1];
         code = strcmp(c.words.items[0], "now") == 0
                    ? simple_call(&c, CONTROL_CHECKPOINT_NOW, &request.base, "a checkpoint is taken")
-                   : usage("checkpoint", "'%s' is not a verb; there is `checkpoint now JOB`", c.words.items[0]);
+                   : usage("checkpoint", "'%s' is not a verb; there is `checkpoint now JOB`",
+                           c.words.items[0]);
     }
     control_deinit(&c);
     return code;

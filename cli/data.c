@@ -66,12 +66,15 @@ int command_data(int argc, char **argv)
     bool is_json = false;
     int code = EXIT_USAGE;
     const struct option options[] = {
-        {"file", 'f', OPTION_TEXT, &file},           {"set", 0, OPTION_LIST, &sets},
-        {"var", 0, OPTION_LIST, &vars},              {"output", 'o', OPTION_TEXT, &output},
+        {"file", 'f', OPTION_TEXT, &file},
+        {"set", 0, OPTION_LIST, &sets},
+        {"var", 0, OPTION_LIST, &vars},
+        {"output", 'o', OPTION_TEXT, &output},
         {"examples", 0, OPTION_NUMBER, &examples},
     };
 
-    if (!options_parse("data", argc, argv, options, 5, &words) || !parse_output("data", output, &is_json, &code))
+    if (!options_parse("data", argc, argv, options, 5, &words) ||
+        !parse_output("data", output, &is_json, &code))
         goto out;
     if (words.count != 1 || strcmp(words.items[0], "describe") != 0) {
         usage("data", "there is `data describe`");

@@ -13,14 +13,14 @@
 #include "common/mem.h"
 #include "common/str.h"
 
-#define PLAIN_EVERY_MS 10000u
+#define PLAIN_EVERY_MS  10000u
 #define SAMPLE_EVERY_MS 1000u
 
 struct display {
-    int metrics;                     /* descriptor, or -1 */
+    int metrics; /* descriptor, or -1 */
     bool is_terminal, quiet, live;
     size_t evals_shown, warnings_shown;
-    uint64_t plain_ms, sample_ms;    /* of the last ones */
+    uint64_t plain_ms, sample_ms; /* of the last ones */
     uint64_t last_step;
     char state[32];
     /* For the rate now: the step at some moment before. */
@@ -126,8 +126,8 @@ static void show_eval(struct display *p, const Paramd__Control__EvalRecord *e)
 
     append_metrics(&text, e);
     display_say(p, "%-11s step %-8llu epoch %-3u %6.1f s%s",
-                 e->progressive ? "progressive" : "evaluation", (unsigned long long)e->step, e->epoch,
-                 e->seconds, text.data ? text.data : "");
+                e->progressive ? "progressive" : "evaluation", (unsigned long long)e->step,
+                e->epoch, e->seconds, text.data ? text.data : "");
     str_deinit(&text);
     json_set_text(line, "kind", e->progressive ? "progressive" : "eval");
     json_set_int(line, "step", (int64_t)e->step);
@@ -152,9 +152,12 @@ static void update_rate(struct display *p, const Paramd__Control__StatusReply *s
     }
 }
 
-static void describe(const struct display *p, const Paramd__Control__StatusReply *s, struct str *out)
+static void describe(const struct display *p, const Paramd__Control__StatusReply *s,
+                     struct str *out)
 {
-    double rate = p->rate > 0 ? p->rate : s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0;
+    double rate = p->rate > 0            ? p->rate
+                  : s->train_seconds > 0 ? (double)s->examples / s->train_seconds
+                                         : 0;
 
     if (strcmp(s->state, "RUNNING") != 0) {
         str_append_format(out, "%s", s->state);
@@ -164,7 +167,8 @@ static void describe(const struct display *p, const Paramd__Control__StatusReply
     }
     str_append_format(out, "step %llu/%llu  epoch %u/%u  %.0f examples/s  loss %.5f",
                       (unsigned long long)s->step, (unsigned long long)s->last_step,
-                      s->epoch < s->epochs ? s->epoch + 1 : s->epochs, s->epochs, rate, s->objective);
+                      s->epoch < s->epochs ? s->epoch + 1 : s->epochs, s->epochs, rate,
+                      s->objective);
     if (s->step && s->train_seconds > 0 && s->last_step > s->step && s->examples) {
         double per_step = s->train_seconds / (double)s->step;
         double left = per_step * (double)(s->last_step - s->step);
@@ -240,19 +244,23 @@ static double share(uint64_t part, uint64_t total)
     return total ? 100.0 * (double)part / (double)total : 0;
 }
 
-void display_summary(const Paramd__Control__StatusReply *s, const char *digest, uint32_t pipeline_depth)
+void display_summary(const Paramd__Control__StatusReply *s, const char *digest,
+                     uint32_t pipeline_depth)
 {
     const Paramd__Control__EvalRecord *e = display_final_eval(s);
     const Paramd__Control__TimeShares *t = s->shares;
 
-    fprintf(stderr, "\njob         %s: %s%s\n", s->job, s->state, s->stopped_early ? " (stopped early)" : "");
+    fprintf(stderr, "\njob         %s: %s%s\n", s->job, s->state,
+            s->stopped_early ? " (stopped early)" : "");
     fprintf(stderr, "trained     %llu steps, %u epochs, %llu examples in %.2f s: %.0f examples/s\n",
-            (unsigned long long)s->step, s->epoch, (unsigned long long)s->examples, s->train_seconds,
-            s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0.0);
+            (unsigned long long)s->step, s->epoch, (unsigned long long)s->examples,
+            s->train_seconds, s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0.0);
     if (pipeline_depth)
-        fprintf(stderr, "pipeline    gradients are %u step%s late\n", pipeline_depth, pipeline_depth > 1 ? "s" : "");
+        fprintf(stderr, "pipeline    gradients are %u step%s late\n", pipeline_depth,
+                pipeline_depth > 1 ? "s" : "");
     if (t && t->total)
-        fprintf(stderr, "time        read %.0f %%  push-pull %.0f %%  compute %.0f %%  wait %.0f %%\n",
+        fprintf(stderr,
+                "time        read %.0f %%  push-pull %.0f %%  compute %.0f %%  wait %.0f %%\n",
                 share(t->read, t->total), share(t->exchange, t->total), share(t->compute, t->total),
                 share(t->wait, t->total));
     fprintf(stderr, "objective   %.6f\n", s->objective);

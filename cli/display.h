@@ -1,9 +1,10 @@
 /*
  * display.h - what a run shows while it goes on, and at its end.
  *
- * On a terminal one live line (step, epoch, examples/s, loss, time left); elsewhere a plain line every ten
- * seconds. Evaluations and warnings get a line of their own, once. All of it goes to stderr; metrics.jsonl gets
- * a JSON object a line: a sample a second, every evaluation, every warning.
+ * On a terminal one live line (step, epoch, examples/s, loss, time left); elsewhere a plain line
+ * every ten seconds. Evaluations and warnings get a line of their own, once. All of it goes to
+ * stderr; metrics.jsonl gets a JSON object a line: a sample a second, every evaluation, every
+ * warning.
  *
  * Threads  one.
  */
@@ -29,9 +30,13 @@ void display_destroy(struct display *p);
 
 /* {"log_loss": …, "auc": …} of an evaluation. */
 struct json *display_metrics(const Paramd__Control__EvalRecord *e);
-/* The evaluation that belongs to the result: of checkpoint_step if there is one, else the last; NULL: none. */
+/*
+ * The evaluation that belongs to the result: of checkpoint_step if there is one, else the last;
+ * NULL: none.
+ */
 const Paramd__Control__EvalRecord *display_final_eval(const Paramd__Control__StatusReply *status);
 /* The table at the end: outcome, rate, shares of time, metrics, checkpoint, digest. */
-void display_summary(const Paramd__Control__StatusReply *status, const char *digest, uint32_t pipeline_depth);
+void display_summary(const Paramd__Control__StatusReply *status, const char *digest,
+                     uint32_t pipeline_depth);
 
 #endif

@@ -38,8 +38,8 @@ static struct finding check_memory(void)
     double gib = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / (1 << 30);
 
     f.good = gib >= 1;
-    snprintf(f.text, sizeof f.text, "%ld processors, %.1f GiB of memory%s", sysconf(_SC_NPROCESSORS_ONLN), gib,
-             f.good ? "" : ": at least 1 GiB is wanted");
+    snprintf(f.text, sizeof f.text, "%ld processors, %.1f GiB of memory%s",
+             sysconf(_SC_NPROCESSORS_ONLN), gib, f.good ? "" : ": at least 1 GiB is wanted");
     return f;
 }
 
@@ -67,8 +67,8 @@ static struct finding check_sockets(void)
     snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "paramd-doctor-%d", getpid());
     if (descriptor < 0 || bind(descriptor, (struct sockaddr *)&address, sizeof address) != 0) {
         f.good = false;
-        snprintf(f.text, sizeof f.text, "unix sockets with abstract names: %s; set unix_sockets=false",
-                 strerror(errno));
+        snprintf(f.text, sizeof f.text,
+                 "unix sockets with abstract names: %s; set unix_sockets=false", strerror(errno));
     }
     if (descriptor >= 0)
         close(descriptor);
@@ -87,14 +87,16 @@ static struct finding check_disk(void)
     double gib = (double)disk.f_bavail * (double)disk.f_frsize / (1 << 30);
     f.good = gib >= 1 && access(".", W_OK) == 0;
     snprintf(f.text, sizeof f.text, "%.1f GiB free in this directory%s", gib,
-             f.good ? "" : access(".", W_OK) ? ", which cannot be written" : ": checkpoints want more");
+             f.good              ? ""
+             : access(".", W_OK) ? ", which cannot be written"
+                                 : ": checkpoints want more");
     return f;
 }
 
 int command_doctor(int argc, char **argv)
 {
-    const struct finding findings[] = {check_processor(), check_memory(), check_files(), check_sockets(),
-                                       check_disk()};
+    const struct finding findings[] = {check_processor(), check_memory(), check_files(),
+                                       check_sockets(), check_disk()};
     bool good = true;
 
     if (!options_parse("doctor", argc, argv, NULL, 0, NULL))
@@ -110,6 +112,7 @@ int command_version(int argc, char **argv)
 {
     if (!options_parse("version", argc, argv, NULL, 0, NULL))
         return EXIT_USAGE;
-    printf("paramd %s (built with gcc %s, checkpoint format 1, backend cpu)\n", PARAMD_VERSION, __VERSION__);
+    printf("paramd %s (built with gcc %s, checkpoint format 1, backend cpu)\n", PARAMD_VERSION,
+           __VERSION__);
     return EXIT_DONE;
 }

@@ -1,6 +1,6 @@
 /*
- * eval.c - `paramctl eval`: the metrics of a checkpoint on the job's evaluation data, as a job of mode eval within
- * this process.
+ * eval.c - `paramctl eval`: the metrics of a checkpoint on the job's evaluation data, as a job of
+ * mode eval within this process.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,8 +9,8 @@
 
 #include "cli/checkpoint_find.h"
 #include "cli/cli.h"
-#include "cli/job_run.h"
 #include "cli/display.h"
+#include "cli/job_run.h"
 #include "common/mem.h"
 #include "common/storage.h"
 
@@ -29,7 +29,8 @@ static int report(const struct eval *e, const struct job_outcome *o, const char 
     if (o->kind == JOB_INTERRUPTED)
         return EXIT_INTERRUPTED;
     if (o->kind != JOB_ENDED || !record) {
-        fprintf(stderr, "error: evaluation failed: %s\n", o->why.data ? o->why.data : "there were no examples");
+        fprintf(stderr, "error: evaluation failed: %s\n",
+                o->why.data ? o->why.data : "there were no examples");
         return EXIT_JOB_FAILED;
     }
     struct json *j = json_object();
@@ -88,15 +89,14 @@ int command_eval(int argc, char **argv)
     struct eval e = {0};
     int code = EXIT_USAGE;
     const struct option options[] = {
-        {"file", 'f', OPTION_TEXT, &e.file},
-        {"checkpoint", 0, OPTION_TEXT, &e.checkpoint},
-        {"set", 0, OPTION_LIST, &e.sets},
-        {"var", 0, OPTION_LIST, &e.vars},
+        {"file", 'f', OPTION_TEXT, &e.file},     {"checkpoint", 0, OPTION_TEXT, &e.checkpoint},
+        {"set", 0, OPTION_LIST, &e.sets},        {"var", 0, OPTION_LIST, &e.vars},
         {"output", 'o', OPTION_TEXT, &e.output},
     };
     static char *one_server = "resources.servers=1", *one_worker = "resources.workers=1";
 
-    if (!options_parse("eval", argc, argv, options, 5, NULL) || !parse_output("eval", e.output, &e.is_json, &code))
+    if (!options_parse("eval", argc, argv, options, 5, NULL) ||
+        !parse_output("eval", e.output, &e.is_json, &code))
         goto out;
     if (!e.file || !e.checkpoint) {
         usage("eval", "%s is missing", e.file ? "--checkpoint URI" : "-f JOB.yaml");

@@ -2,8 +2,10 @@
  * export.c - `paramctl export URI -o DIR`: a checkpoint's parameters as one safetensors file.
  *
  * Each table as `<table>.keys` U64[n] (mixed keys, ascending: docs/key-hash.md) and
- * `<table>.values` F32[n, dim], dense parameters as F32 of their shape. Optimizer state is left out.
- * Sources  https://github.com/huggingface/safetensors, "Format": u64 header length, JSON padded to 8, data.
+ * `<table>.values` F32[n, dim], dense parameters as F32 of their shape. Optimizer state is left
+ * out.
+ * Sources  https://github.com/huggingface/safetensors, "Format": u64 header length, JSON padded to
+ *          8, data.
  */
 #include <stdio.h>
 #include <string.h>

@@ -8,12 +8,12 @@
 #include "common/mem.h"
 #include "common/member.h"
 
-#define COME_UP_MS 30000u
-#define CALL_MS 5000u
-#define POLL_MS 100u
-#define SILENCE_MS 30000u            /* no answer from a leader whose processes all live */
+#define COME_UP_MS         30000u
+#define CALL_MS            5000u
+#define POLL_MS            100u
+#define SILENCE_MS         30000u /* no answer from a leader whose processes all live */
 #define INTERRUPT_GRACE_MS 30000u
-#define STOP_GRACE_MS 5000u
+#define STOP_GRACE_MS      5000u
 
 static volatile sig_atomic_t signals_seen;
 
@@ -44,7 +44,8 @@ static void handlers_restore(const struct handlers *old)
 }
 
 /* Retries while the cluster elects its leader. */
-static enum err submit(struct local *local, const struct job_request *request, struct job_outcome *out)
+static enum err submit(struct local *local, const struct job_request *request,
+                       struct job_outcome *out)
 {
     Paramd__Control__SubmitRequest message = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
     Paramd__Control__SubmitReply *reply = NULL;
@@ -61,7 +62,8 @@ static enum err submit(struct local *local, const struct job_request *request, s
     message.checkpoint = (char *)(request->checkpoint ? request->checkpoint : "");
     for (;;) {
         err = control_call(local_registry(local), CONTROL_SUBMIT, &message.base,
-                           &paramd__control__submit_reply__descriptor, CALL_MS, (ProtobufCMessage **)&reply);
+                           &paramd__control__submit_reply__descriptor, CALL_MS,
+                           (ProtobufCMessage **)&reply);
         if (err == ERR_NONE || signals_seen || clock_ms() > end)
             break;
         if (!local_is_whole(local, &out->why)) {
@@ -85,7 +87,8 @@ static enum err ask_status(struct local *local, const char *job, struct job_outc
 
     message.job = (char *)job;
     enum err err = control_call(local_registry(local), CONTROL_STATUS, &message.base,
-                                &paramd__control__status_reply__descriptor, CALL_MS, (ProtobufCMessage **)&reply);
+                                &paramd__control__status_reply__descriptor, CALL_MS,
+                                (ProtobufCMessage **)&reply);
     if (err)
         return err;
     if (!reply->found) {
@@ -105,9 +108,11 @@ static void ask_stop(struct local *local, const char *job, struct display *displ
 
     message.job = (char *)job;
     message.checkpoint = true;
-    display_say(display, "stopping at the next drain point, with a checkpoint; once more ends it at once");
-    if (control_call(local_registry(local), CONTROL_STOP, &message.base, &paramd__control__simple_reply__descriptor,
-                     CALL_MS, (ProtobufCMessage **)&reply) != ERR_NONE)
+    display_say(display,
+                "stopping at the next drain point, with a checkpoint; once more ends it at once");
+    if (control_call(local_registry(local), CONTROL_STOP, &message.base,
+                     &paramd__control__simple_reply__descriptor, CALL_MS,
+                     (ProtobufCMessage **)&reply) != ERR_NONE)
         return; /* the grace time ends it */
     paramd__control__simple_reply__free_unpacked(reply, NULL);
 }
@@ -159,16 +164,19 @@ static void follow(struct local *local, const struct job_request *request, struc
         if (out->status && is_over(out))
             return;
         if (clock_ms() - answered > SILENCE_MS) {
-            str_append_format(&out->why, "the coordinator has not answered for %u s: %s", SILENCE_MS / 1000, err_text());
+            str_append_format(&out->why, "the coordinator has not answered for %u s: %s",
+                              SILENCE_MS / 1000, err_text());
             out->kind = JOB_FAILED;
             return;
         }
     }
 }
 
-enum err job_run(const struct job_request *request, struct display *display, struct job_outcome *out)
+enum err job_run(const struct job_request *request, struct display *display,
+                 struct job_outcome *out)
 {
-    struct local_options options = {request->directory, request->servers, request->workers, request->daemon_sets};
+    struct local_options options = {request->directory, request->servers, request->workers,
+                                    request->daemon_sets};
     struct local *local = NULL;
     struct handlers old;
     enum err err;

@@ -20,9 +20,9 @@
 #include "worker/worker.h"
 
 struct process {
-    char *name;                      /* "server-0" */
+    char *name; /* "server-0" */
     char *log;
-    pid_t pid;                       /* 0: waited for */
+    pid_t pid; /* 0: waited for */
     int status;
 };
 
@@ -32,7 +32,7 @@ struct local {
     struct process *processes;
     uint32_t process_count;
     int pipe_write;
-    struct server *server;           /* in this process, with the settings that they borrow */
+    struct server *server; /* in this process, with the settings that they borrow */
     struct worker *worker;
     struct daemon_settings *server_settings, *worker_settings;
 };
@@ -73,8 +73,8 @@ static char *quoted_set(const char *name, const char *prefix, const char *value)
     return text.data;
 }
 
-static struct texts daemon_sets(const struct local *l, const struct local_options *o, const char *name,
-                                const char *log)
+static struct texts daemon_sets(const struct local *l, const struct local_options *o,
+                                const char *name, const char *log)
 {
     struct texts t = {0};
 
@@ -130,8 +130,8 @@ static void become(const char *path, char **arguments, int pipe_read, pid_t pare
     _exit(127);
 }
 
-static enum err spawn(struct local *l, const struct local_options *o, const char *program, const char *name,
-                      int pipe_read)
+static enum err spawn(struct local *l, const struct local_options *o, const char *program,
+                      const char *name, int pipe_read)
 {
     struct process *p = &l->processes[l->process_count++];
     char *path = program_path(program);
@@ -190,8 +190,8 @@ static enum err spawn_all(struct local *l, const struct local_options *o)
 
 static enum err start_inside(struct local *l, const struct local_options *o)
 {
-    char *address = must_format("listen=\"memory:server-%d-%llu\"", getpid(),
-                                (unsigned long long)clock_ns());
+    char *address =
+        must_format("listen=\"memory:server-%d-%llu\"", getpid(), (unsigned long long)clock_ns());
     struct texts server_sets = daemon_sets(l, o, "server-0", NULL);
     struct texts worker_sets = daemon_sets(l, o, "worker-0", NULL);
 
@@ -213,7 +213,10 @@ static enum err start_inside(struct local *l, const struct local_options *o)
 
 /* ---- the cluster ---- */
 
-/* Registries of runs that were killed: the lock on the run directory says that none of them is in use. */
+/*
+ * Registries of runs that were killed: the lock on the run directory says that none of them is in
+ * use.
+ */
 static void remove_old_registries(const char *directory)
 {
     struct storage_list list = {0};
@@ -221,7 +224,8 @@ static void remove_old_registries(const char *directory)
     if (storage_list(directory, &list) != ERR_NONE)
         return;
     for (size_t i = 0; i < list.count; i++) {
-        if (strncmp(list.entries[i].name, LOCAL_REGISTRY_PREFIX, sizeof LOCAL_REGISTRY_PREFIX - 1) != 0)
+        if (strncmp(list.entries[i].name, LOCAL_REGISTRY_PREFIX,
+                    sizeof LOCAL_REGISTRY_PREFIX - 1) != 0)
             continue;
         char *path = storage_join(directory, list.entries[i].name);
         if (storage_remove_tree(path) != ERR_NONE)

@@ -1,9 +1,9 @@
 /*
- * local.h - a cluster on this machine, for as long as one command runs: server and worker processes that die
- * with paramctl, or one server and one worker inside it.
+ * local.h - a cluster on this machine, for as long as one command runs: server and worker processes
+ * that die with paramctl, or one server and one worker inside it.
  *
- * The processes meet in a local registry inside the run directory. They hold the read end of a pipe whose write
- * end only paramctl has, so that they end whatever happens to it (PROTOCOL.md 8).
+ * The processes meet in a local registry inside the run directory. They hold the read end of a pipe
+ * whose write end only paramctl has, so that they end whatever happens to it (PROTOCOL.md 8).
  *
  * Threads  one.
  */
@@ -18,22 +18,25 @@
 #include "common/registry.h"
 #include "common/str.h"
 
-#define LOCAL_REGISTRY_PREFIX "registry-"    /* of the registry's directory in the run directory */
+#define LOCAL_REGISTRY_PREFIX "registry-" /* of the registry's directory in the run directory */
 
 struct local;
 
 struct local_options {
-    const char *directory;           /* the run directory: logs/, cache/, registry */
-    uint32_t servers;                /* 0: one server and one worker in this process */
+    const char *directory; /* the run directory: logs/, cache/, registry */
+    uint32_t servers;      /* 0: one server and one worker in this process */
     uint32_t workers;
-    const char *const *sets;         /* daemon settings, NULL-terminated */
+    const char *const *sets; /* daemon settings, NULL-terminated */
 };
 
 enum err local_start(const struct local_options *o, struct local **out) MUST_CHECK;
 struct registry *local_registry(struct local *l);
 /* true while every process lives; else *why says which one ended, how, and where its log is. */
 bool local_is_whole(struct local *l, struct str *why);
-/* SIGTERM, at most `grace_ms`, SIGKILL; every process is waited for. Removes registry and cache. Accepts NULL. */
+/*
+ * SIGTERM, at most `grace_ms`, SIGKILL; every process is waited for. Removes registry and cache.
+ * Accepts NULL.
+ */
 void local_stop(struct local *l, uint32_t grace_ms);
 
 #endif

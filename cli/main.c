@@ -10,23 +10,30 @@
 #include "common/str.h"
 
 static const struct command commands[] = {
-    {"run", "run -f JOB.yaml [--servers N] [--workers N] [--set a.b=V] [--var x=V] [--resume[=auto]|--fresh] [-o json]",
-     "train here, now: starts servers and workers, shows display, ends with a checkpoint", command_run},
+    {"run",
+     "run -f JOB.yaml [--servers N] [--workers N] [--set a.b=V] [--var x=V] "
+     "[--resume[=auto]|--fresh] [-o json]",
+     "train here, now: starts servers and workers, shows display, ends with a checkpoint",
+     command_run},
     {"eval", "eval -f JOB.yaml --checkpoint URI [--set a.b=V] [--var x=V] [-o json]",
      "the metrics of a checkpoint on the job's evaluation data", command_eval},
     {"predict", "predict -f JOB.yaml --checkpoint URI [FILE…] [--set a.b=V] [--var x=V]",
      "predictions for files, or for JSON lines on stdin, as JSON lines", command_predict},
-    {"export", "export URI -o DIR", "a checkpoint's parameters as safetensors files", command_export},
+    {"export", "export URI -o DIR", "a checkpoint's parameters as safetensors files",
+     command_export},
     {"checkpoints", "checkpoints ls|show|verify|digest|gc URI [--keep N] [-o json]",
      "list, describe, verify, digest or clean up checkpoints", command_checkpoints},
-    {"config", "config check|show -f FILE [--set a.b=V] [--var x=V] [--daemon] | config docs job|daemon",
+    {"config",
+     "config check|show -f FILE [--set a.b=V] [--var x=V] [--daemon] | config docs job|daemon",
      "check a job file, or print it with every default filled in", command_config},
     {"data", "data describe -f JOB.yaml [--examples N] [--set a.b=V] [--var x=V] [-o json]",
      "what the job's training data holds, feature by feature", command_data},
-    {"status", "status JOB [--registry URI | --run-dir DIR] [-o json]", "how a running job stands", command_status},
+    {"status", "status JOB [--registry URI | --run-dir DIR] [-o json]", "how a running job stands",
+     command_status},
     {"stop", "stop JOB [--no-checkpoint] [--registry URI | --run-dir DIR]",
      "end a running job at its next drain point, with a checkpoint to resume from", command_stop},
-    {"kill", "kill JOB [--registry URI | --run-dir DIR]", "end a running job at once", command_kill},
+    {"kill", "kill JOB [--registry URI | --run-dir DIR]", "end a running job at once",
+     command_kill},
     {"checkpoint", "checkpoint now JOB [--registry URI | --run-dir DIR]",
      "take a checkpoint at the next drain point", command_checkpoint},
     {"doctor", "doctor", "whether this machine has what paramd needs", command_doctor},
@@ -48,8 +55,9 @@ static void print_help(FILE *to)
     fprintf(to, "paramctl trains models whose parameters live on servers.\n\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         fprintf(to, "  paramctl %s\n      %s\n", commands[i].synopsis, commands[i].help);
-    fprintf(to, "\nexit codes: 0 done, 1 error, 2 usage, 3 the job failed, 4 not found, 5 timed out,\n"
-                "6 unreachable, 130 interrupted\n");
+    fprintf(to,
+            "\nexit codes: 0 done, 1 error, 2 usage, 3 the job failed, 4 not found, 5 timed out,\n"
+            "6 unreachable, 130 interrupted\n");
 }
 
 static int unknown_command(const char *name)
@@ -58,8 +66,10 @@ static int unknown_command(const char *name)
 
     for (size_t i = 0; cluster_commands[i]; i++)
         if (strcmp(cluster_commands[i], name) == 0) {
-            fprintf(stderr, "error: '%s' needs a cluster, which this version does not have yet; "
-                            "`paramctl run` trains on this machine\n", name);
+            fprintf(stderr,
+                    "error: '%s' needs a cluster, which this version does not have yet; "
+                    "`paramctl run` trains on this machine\n",
+                    name);
             return EXIT_USAGE;
         }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
@@ -80,7 +90,8 @@ int main(int argc, char **argv)
         print_help(stderr);
         return EXIT_USAGE;
     }
-    if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+    if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 ||
+        strcmp(argv[1], "-h") == 0) {
         print_help(stdout);
         return EXIT_DONE;
     }

@@ -19,13 +19,13 @@
 struct model_store {
     char *directory;
     struct checkpoint_manifest *manifest;
-    struct job *own_job;             /* parsed from the manifest, when the caller gave none */
+    struct job *own_job; /* parsed from the manifest, when the caller gave none */
     const struct job *job;
     struct features_spec *features;
     struct model *model;
     struct shard *shard;
-    const float **dense;             /* [schema->dense_count], whole parameters */
-    float **rows;                    /* [table_count], of the last model_store_values() */
+    const float **dense; /* [schema->dense_count], whole parameters */
+    float **rows;        /* [table_count], of the last model_store_values() */
     size_t *row_capacity;
 };
 

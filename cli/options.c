@@ -38,8 +38,8 @@ int usage(const char *command, const char *format, ...)
     return EXIT_USAGE;
 }
 
-static const struct option *find_option(const struct option *options, size_t count, struct span name,
-                                        bool is_long)
+static const struct option *find_option(const struct option *options, size_t count,
+                                        struct span name, bool is_long)
 {
     for (size_t i = 0; i < count; i++)
         if (is_long ? span_is(name, options[i].name)
@@ -48,7 +48,8 @@ static const struct option *find_option(const struct option *options, size_t cou
     return NULL;
 }
 
-static bool unknown_option(const char *command, const char *word, const struct option *options, size_t count)
+static bool unknown_option(const char *command, const char *word, const struct option *options,
+                           size_t count)
 {
     const char **names = must_alloc((count + 1) * sizeof *names);
     char *bare = must_strdup(word + strspn(word, "-"));
@@ -95,8 +96,8 @@ static bool set_option(const char *command, const struct option *o, const char *
 }
 
 /* One option at argv[*i]; steps over its value. */
-static bool parse_one(const char *command, int argc, char **argv, int *i, const struct option *options,
-                      size_t count)
+static bool parse_one(const char *command, int argc, char **argv, int *i,
+                      const struct option *options, size_t count)
 {
     const char *word = argv[*i];
     bool is_long = word[1] == '-';
@@ -154,13 +155,15 @@ bool options_parse(const char *command, int argc, char **argv, const struct opti
 
 /* ---- jobs ---- */
 
-/* Names of daemon settings. `name` is the job's: daemons that paramctl starts get theirs from it. */
+/*
+ * Names of daemon settings. `name` is the job's: daemons that paramctl starts get theirs from it.
+ */
 static bool is_daemon_setting(const char *set)
 {
     static const char *const names[] = {
-        "registry", "listen", "advertise", "log_level", "log_file", "scratch", "memory",
-        "threads", "transport_threads", "call_timeout", "peer_timeout", "stall_timeout",
-        "message_max", "unix_sockets", NULL};
+        "registry",     "listen",        "advertise",   "log_level",         "log_file",
+        "scratch",      "memory",        "threads",     "transport_threads", "call_timeout",
+        "peer_timeout", "stall_timeout", "message_max", "unix_sockets",      NULL};
     struct span name = span_make(set, strcspn(set, "=."));
 
     for (size_t i = 0; names[i]; i++)
@@ -173,7 +176,8 @@ void split_sets(const struct option_list *sets, struct option_list *job_sets,
                 struct option_list *daemon_sets)
 {
     struct option_list unused = {0};
-    struct option_list *job = job_sets ? job_sets : &unused, *daemon = daemon_sets ? daemon_sets : &unused;
+    struct option_list *job = job_sets ? job_sets : &unused,
+                       *daemon = daemon_sets ? daemon_sets : &unused;
 
     for (size_t i = 0; i < sets->count; i++)
         list_add(is_daemon_setting(sets->items[i]) ? daemon : job, sets->items[i]);
@@ -188,7 +192,8 @@ enum err load_job(const char *file, const struct option_list *sets, const struct
     enum err err = storage_read_all(file, JOB_FILE_MAX_BYTES, &text, &size);
 
     if (!err) {
-        struct job_source source = {file, text, size, sets ? sets->items : NULL, vars ? vars->items : NULL};
+        struct job_source source = {file, text, size, sets ? sets->items : NULL,
+                                    vars ? vars->items : NULL};
         err = job_parse(&source, out);
     }
     mem_free(text);

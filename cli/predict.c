@@ -1,9 +1,9 @@
 /*
  * predict.c - `paramctl predict`: predictions of a checkpoint, as JSON lines on stdout.
  *
- * Each line has the columns of data.id, then "prediction": a probability (logistic), a number (squared) or a class
- * with "probabilities" (softmax). Input: files of the job's format, or JSON lines on stdin, an object of columns
- * each.
+ * Each line has the columns of data.id, then "prediction": a probability (logistic), a number
+ * (squared) or a class with "probabilities" (softmax). Input: files of the job's format, or JSON
+ * lines on stdin, an object of columns each.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #include "common/storage.h"
 #include "worker/dataset.h"
 
-#define BATCH 1024u
+#define BATCH          1024u
 #define LINE_MAX_BYTES (1u << 20)
 
 struct predict {
@@ -56,7 +56,8 @@ static enum err open_model(struct predict *p, const char *checkpoint, const stru
     struct dataset_options options = {p->store.job, p->store.features, p->index, p->cache, 1};
     if (!err)
         err = dataset_open(&options, &p->dataset);
-    struct network_options network = {p->store.model, compute_cpu(), NULL, BATCH, p->store.job->seed};
+    struct network_options network = {p->store.model, compute_cpu(), NULL, BATCH,
+                                      p->store.job->seed};
     if (!err)
         err = network_create(&network, &p->network);
     p->logits = mem_alloc_array(BATCH * p->store.model->output_width, sizeof *p->logits);
@@ -149,7 +150,8 @@ static enum err predict_stdin(struct predict *p)
         if (!length)
             continue;
         if (length > LINE_MAX_BYTES)
-            err = err_set(ERR_INPUT, "a line of %zu bytes; the bound is %u", length, LINE_MAX_BYTES);
+            err =
+                err_set(ERR_INPUT, "a line of %zu bytes; the bound is %u", length, LINE_MAX_BYTES);
         if (!err)
             err = predict_parse_json(p->source, (const char *const *)&line, &length, 1, &b);
         if (!err)

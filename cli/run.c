@@ -1,8 +1,9 @@
 /*
  * run.c - `paramctl run`: a cluster on this machine, one job, and what comes of it.
  *
- * When a process dies the whole cluster is started again and resumes from the newest checkpoint; in bsp that
- * ends with the same bits. After RESTARTS_MAX restarts without a further checkpoint the run fails.
+ * When a process dies the whole cluster is started again and resumes from the newest checkpoint; in
+ * bsp that ends with the same bits. After RESTARTS_MAX restarts without a further checkpoint the
+ * run fails.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,9 +15,9 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/display.h"
 #include "cli/job_run.h"
 #include "cli/local.h"
-#include "cli/display.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -28,7 +29,7 @@
 struct run {
     const char *file, *output, *directory_option;
     struct option_list sets, vars, job_sets, daemon_sets;
-    int64_t servers, workers;        /* -1: as the job says */
+    int64_t servers, workers; /* -1: as the job says */
     struct option_maybe resume;
     bool fresh, is_json;
     struct job *job;
@@ -44,10 +45,14 @@ struct run {
 static int parse_options(struct run *r, int argc, char **argv)
 {
     const struct option options[] = {
-        {"file", 'f', OPTION_TEXT, &r->file},         {"set", 0, OPTION_LIST, &r->sets},
-        {"var", 0, OPTION_LIST, &r->vars},            {"servers", 0, OPTION_NUMBER, &r->servers},
-        {"workers", 0, OPTION_NUMBER, &r->workers},   {"resume", 0, OPTION_FLAG_OR_TEXT, &r->resume},
-        {"fresh", 0, OPTION_FLAG, &r->fresh},         {"output", 'o', OPTION_TEXT, &r->output},
+        {"file", 'f', OPTION_TEXT, &r->file},
+        {"set", 0, OPTION_LIST, &r->sets},
+        {"var", 0, OPTION_LIST, &r->vars},
+        {"servers", 0, OPTION_NUMBER, &r->servers},
+        {"workers", 0, OPTION_NUMBER, &r->workers},
+        {"resume", 0, OPTION_FLAG_OR_TEXT, &r->resume},
+        {"fresh", 0, OPTION_FLAG, &r->fresh},
+        {"output", 'o', OPTION_TEXT, &r->output},
         {"run-dir", 0, OPTION_TEXT, &r->directory_option},
     };
     int code = EXIT_USAGE;
@@ -62,11 +67,15 @@ static int parse_options(struct run *r, int argc, char **argv)
     if (r->resume.given && r->fresh)
         return usage("run", "--resume and --fresh exclude each other");
     if (r->resume.text && strcmp(r->resume.text, "auto") != 0)
-        return usage("run", "--resume: '%s' is not known; there is --resume and --resume=auto", r->resume.text);
+        return usage("run", "--resume: '%s' is not known; there is --resume and --resume=auto",
+                     r->resume.text);
     return EXIT_DONE;
 }
 
-/* --servers and --workers are settings of the job like any other; none or one process is one server. */
+/*
+ * --servers and --workers are settings of the job like any other; none or one process is one
+ * server.
+ */
 static enum err load(struct run *r)
 {
     char *texts[2] = {NULL, NULL};
@@ -78,7 +87,8 @@ static enum err load(struct run *r)
     for (; count < r->job_sets.count; count++)
         all.items[count] = r->job_sets.items[count];
     if (r->servers >= 0)
-        all.items[count++] = texts[0] = must_format("resources.servers=%lld", (long long)(r->servers ? r->servers : 1));
+        all.items[count++] = texts[0] =
+            must_format("resources.servers=%lld", (long long)(r->servers ? r->servers : 1));
     if (r->workers >= 0 || r->servers == 0)
         all.items[count++] = texts[1] =
             must_format("resources.workers=%lld", r->servers == 0 ? 1 : (long long)r->workers);
@@ -114,7 +124,8 @@ static enum err open_directory(struct run *r)
     struct str yaml = {0};
     struct storage_writer *writer = NULL;
 
-    r->directory = r->directory_option ? must_strdup(r->directory_option) : must_format("runs/%s", r->job->name);
+    r->directory = r->directory_option ? must_strdup(r->directory_option)
+                                       : must_format("runs/%s", r->job->name);
     char *logs = must_format("%s/logs", r->directory);
     char *lock = must_format("%s/lock", r->directory);
     char *copy = must_format("%s/job.yaml", r->directory);
@@ -124,7 +135,8 @@ static enum err open_directory(struct run *r)
         if (r->lock < 0)
             err = err_set_errno(ERR_IO, errno, "cannot open %s", lock);
         else if (flock(r->lock, LOCK_EX | LOCK_NB) != 0)
-            err = err_set(ERR_EXISTS, "another run uses %s; wait for it, or give --run-dir", r->directory);
+            err = err_set(ERR_EXISTS, "another run uses %s; wait for it, or give --run-dir",
+                          r->directory);
     }
     job_write(r->job, &yaml);
     if (!err)
@@ -152,8 +164,10 @@ static enum err refuse_existing(const struct run *r)
     enum err err = checkpoint_list(uri, &l, &count);
     for (size_t i = 0; i < count && !err; i++)
         if (l[i].committed)
-            err = err_set(ERR_EXISTS, "%s has checkpoints already, the newest is %s: go on with --resume, "
-                          "or start anew with --fresh", uri, l[i].directory);
+            err = err_set(ERR_EXISTS,
+                          "%s has checkpoints already, the newest is %s: go on with --resume, "
+                          "or start anew with --fresh",
+                          uri, l[i].directory);
     checkpoint_listing_free(l, count);
     mem_free(uri);
     return err;
@@ -161,9 +175,11 @@ static enum err refuse_existing(const struct run *r)
 
 /* ---- attempts ---- */
 
-/* After a death: on from this run's own newest checkpoint, or from the start again if it made none. */
-static bool prepare_restart(struct run *r, struct display *p, uint32_t *restarts, char *last_checkpoint,
-                            size_t last_size)
+/*
+ * After a death: on from this run's own newest checkpoint, or from the start again if it made none.
+ */
+static bool prepare_restart(struct run *r, struct display *p, uint32_t *restarts,
+                            char *last_checkpoint, size_t last_size)
 {
     const char *checkpoint = r->outcome.status ? r->outcome.status->checkpoint : "";
 
@@ -172,11 +188,12 @@ static bool prepare_restart(struct run *r, struct display *p, uint32_t *restarts
         snprintf(last_checkpoint, last_size, "%s", checkpoint);
     }
     if (++*restarts > RESTARTS_MAX) {
-        display_say(p, "error: %s; %u restarts brought no further checkpoint", r->outcome.why.data, RESTARTS_MAX);
+        display_say(p, "error: %s; %u restarts brought no further checkpoint", r->outcome.why.data,
+                    RESTARTS_MAX);
         return false;
     }
     display_say(p, "warning: %s; starting again from %s", r->outcome.why.data,
-                 *last_checkpoint ? last_checkpoint : "the beginning");
+                *last_checkpoint ? last_checkpoint : "the beginning");
     if (*last_checkpoint) {
         r->request.fresh = false;
         r->request.resume = true;
@@ -219,7 +236,8 @@ static struct json *result(const struct run *r)
     json_set_int(j, "steps", (int64_t)s->step);
     json_set_int(j, "examples", (int64_t)s->examples);
     json_set_number(j, "seconds", s->train_seconds);
-    json_set_number(j, "examples_per_second", s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0);
+    json_set_number(j, "examples_per_second",
+                    s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0);
     json_set_number(train, "objective", s->objective);
     json_set(j, "train", train);
     json_set(j, "eval", display_metrics(display_final_eval(s)));
@@ -248,14 +266,16 @@ static int finish(struct run *r)
     case JOB_ENDED:
         return EXIT_DONE;
     case JOB_INTERRUPTED:
-        fprintf(stderr, "interrupted%s%s\n", s && *s->checkpoint ? "; `--resume` goes on from " : "",
+        fprintf(stderr, "interrupted%s%s\n",
+                s && *s->checkpoint ? "; `--resume` goes on from " : "",
                 s && *s->checkpoint ? s->checkpoint : "");
         return EXIT_INTERRUPTED;
     case JOB_FAILED:
     case JOB_DIED:
         break;
     }
-    fprintf(stderr, "error: job %s failed: %s\n", r->job->name, r->outcome.why.data ? r->outcome.why.data : "");
+    fprintf(stderr, "error: job %s failed: %s\n", r->job->name,
+            r->outcome.why.data ? r->outcome.why.data : "");
     return EXIT_JOB_FAILED;
 }
 
