@@ -101,8 +101,9 @@ static const struct setting *find_row(const struct settings_view *v, const char 
 }
 
 /*
- * A model's setting that the chosen type has no use for is passed over, so that `--set model.type=lr` turns an fm
- * job into an lr job. It is no part of the resolved job, nor of its hash.
+ * A model's setting that the chosen type has no use for is passed over, so that `--set
+ * model.type=lr` turns an fm job into an lr job. It is no part of the resolved job, nor of its
+ * hash.
  */
 static bool is_of_another_model(const struct settings_view *v, const char *path)
 {

@@ -1,12 +1,13 @@
 /*
  * settings.h - every setting of every program: one row each.
  *
- * A row has the path ("train.batch_size"), type, unit, bounds, default, help, whether it can influence bits
- * (and so belongs to the job's hash) and when it may change. Parsing, bounds, the shipped default files, the
- * documentation (docs/job-file.md, docs/daemon-settings.md) and `config show` are made from these rows.
+ * A row has the path ("train.batch_size"), type, unit, bounds, default, help, whether it can
+ * influence bits (and so belongs to the job's hash) and when it may change. Parsing, bounds, the
+ * shipped default files, the documentation (docs/job-file.md, docs/daemon-settings.md) and `config
+ * show` are made from these rows.
  *
- * The daemons' settings (common to paramd-server, paramd-worker and paramctl) are a struct of their own,
- * read from --config FILE and --set.
+ * The daemons' settings (common to paramd-server, paramd-worker and paramctl) are a struct of their
+ * own, read from --config FILE and --set.
  */
 #ifndef PARAMD_COMMON_SETTINGS_H
 #define PARAMD_COMMON_SETTINGS_H
@@ -21,26 +22,27 @@
 enum setting_change { CHANGE_ALWAYS, CHANGE_ON_RESUME, CHANGE_NEVER };
 
 struct daemon_settings {
-    char *registry;                  /* "local:DIR"; later "zk://host:port,…/cluster" */
-    char *listen;                    /* "127.0.0.1:0", "unix:/path", "unix-abstract:name"; later host names */
-    char *advertise;                 /* address told to others; NULL: what listen got */
-    char *name;                      /* member name; NULL: role-<pid> */
+    char *registry;  /* "local:DIR"; later "zk://host:port,…/cluster" */
+    char *listen;    /* "127.0.0.1:0", "unix:/path", "unix-abstract:name"; later host names */
+    char *advertise; /* address told to others; NULL: what listen got */
+    char *name;      /* member name; NULL: role-<pid> */
     char *log_level;
-    char *log_file;                  /* NULL: stderr */
-    char *scratch;                   /* worker: directory of the block cache; NULL: under the registry's run directory */
-    uint64_t memory_bytes;           /* server: for parameters and buffers; 0: 80 % of what the machine has */
-    uint32_t threads;                /* worker: compute threads; server: shard threads. 0: by cores */
-    uint32_t transport_threads;      /* completion-queue threads */
-    uint32_t call_timeout_ms;        /* one RPC */
-    uint32_t peer_timeout_ms;        /* silence after which a member counts as lost */
-    uint32_t stall_timeout_ms;       /* no progress of a step */
+    char *log_file; /* NULL: stderr */
+    char *
+        scratch; /* worker: directory of the block cache; NULL: under the run directory */
+    uint64_t memory_bytes; /* server: for parameters and buffers; 0: 80 % of what the machine has */
+    uint32_t threads;      /* worker: compute threads; server: shard threads. 0: by cores */
+    uint32_t transport_threads; /* completion-queue threads */
+    uint32_t call_timeout_ms;   /* one RPC */
+    uint32_t peer_timeout_ms;   /* silence after which a member counts as lost */
+    uint32_t stall_timeout_ms;  /* no progress of a step */
     uint64_t message_max_bytes;
-    bool unix_sockets;               /* also listen on an abstract unix socket for peers on this host */
+    bool unix_sockets; /* also listen on an abstract unix socket for peers on this host */
 };
 
 /* `text` NULL: only defaults and `sets`. Unknown names get the nearest right one in the error. */
-enum err daemon_settings_parse(const char *what, const char *text, size_t size, const char *const *sets,
-                               struct daemon_settings **out) MUST_CHECK;
+enum err daemon_settings_parse(const char *what, const char *text, size_t size,
+                               const char *const *sets, struct daemon_settings **out) MUST_CHECK;
 void daemon_settings_destroy(struct daemon_settings *s);
 void daemon_settings_write(const struct daemon_settings *s, struct str *out);
 
@@ -48,7 +50,10 @@ void daemon_settings_write(const struct daemon_settings *s, struct str *out);
 void settings_document_job(struct str *out);
 void settings_document_daemon(struct str *out);
 
-/* conf/server.yaml and conf/worker.yaml: every default as a comment. `role` is "server" or "worker". */
+/*
+ * conf/server.yaml and conf/worker.yaml: every default as a comment. `role` is "server" or
+ * "worker".
+ */
 void settings_write_defaults(const char *role, struct str *out);
 
 #endif

@@ -27,11 +27,11 @@
 struct snapshot;
 struct snapshot_options {
     struct shard *shard;
-    const char *directory;           /* URI of `<generation>-<step>` */
+    const char *directory; /* URI of `<generation>-<step>` */
     uint64_t step;
-    uint64_t memory_bytes;           /* 0: no bound */
-    uint64_t deadline_ms;            /* monotonic */
-    uint64_t file_max_bytes;         /* 0: CHECKPOINT_FILE_MAX */
+    uint64_t memory_bytes;   /* 0: no bound */
+    uint64_t deadline_ms;    /* monotonic */
+    uint64_t file_max_bytes; /* 0: CHECKPOINT_FILE_MAX */
 };
 /* ERR_LIMIT: what must be frozen at once does not fit memory_bytes. One at a time on a shard. */
 enum err snapshot_begin(const struct snapshot_options *o, struct snapshot **out) MUST_CHECK;
@@ -53,11 +53,15 @@ enum err snapshot_restore(struct shard *s, const char *directory,
 
 /* ---- whole checkpoints: for the coordinator's host and paramctl ---- */
 
-/* ERR_NOT_FOUND: never committed. ERR_CORRUPT, ERR_UNSUPPORTED: refused. */
+/* ERR_NOT_FOUND: never committed. ERR_CORRUPT, ERR_UNSUPPORTED: refused; also when the directory is
+   named as another checkpoint. */
 enum err checkpoint_read_manifest(const char *directory, struct checkpoint_manifest **out,
                                   char sha256[SHA256_HEX_SIZE]) MUST_CHECK;
-/* Commits: creates MANIFEST.json exclusively; if one is there already it must be the same bytes, else
-   ERR_EXISTS. ERR_INPUT: no reader would take it, as files are missing or not in order. */
+/*
+ * Commits: creates MANIFEST.json exclusively; if one is there already it must be the same
+ * bytes, else ERR_EXISTS. ERR_INPUT: no reader would take it, as files are missing or not in
+ * order.
+ */
 enum err checkpoint_publish(const char *directory, const struct checkpoint_manifest *m,
                             char sha256[SHA256_HEX_SIZE]) MUST_CHECK;
 /* Reads and verifies every byte of every file. */
@@ -67,10 +71,10 @@ enum err checkpoint_verify(const char *directory) MUST_CHECK;
 enum err checkpoint_digest(const char *directory, char hex[SHA256_HEX_SIZE]) MUST_CHECK;
 
 struct checkpoint_listing {
-    char *directory;                 /* URI */
+    char *directory; /* URI */
     uint64_t generation, step;
-    bool committed;                  /* has a manifest */
-    enum err refused;                /* ERR_NONE: the manifest parses, all files have their sizes */
+    bool committed;   /* has a manifest */
+    enum err refused; /* ERR_NONE: the manifest parses, all files have their sizes */
     char *why;
     uint64_t bytes;
 };

@@ -99,7 +99,9 @@ enum err table_snapshot_next(struct table *t, uint32_t max, uint64_t *keys, floa
     uint32_t count = 0, ahead = 0, row;
     uint64_t key = s->next_key;
     while (count < max && !s->done) {
-        /* Rows lie where they were created: all of a batch are asked for before the first is read. */
+        /*
+         * Rows lie where they were created: all of a batch are asked for before the first is read.
+         */
         uint32_t most = max - count < TABLE_BATCH ? max - count : TABLE_BATCH;
         for (ahead = 0; ahead < most && !s->done && index_next(&t->index, &key, &row);) {
             if (row < s->rows_at_begin) {

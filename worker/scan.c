@@ -161,6 +161,27 @@ bool scan_is_splittable(const struct scan *s)
 
 /* ---- cutting --------------------------------------------------------------------------------- */
 
+/* A count that is too small would leave pictures out. */
+static enum err check_images_end(struct scan *s)
+{
+    char *label = NULL;
+    size_t used = 0, capacity = 0;
+    bool ended = false;
+    enum err e = ERR_NONE;
+    if (s->carry_size == 0 && !s->ended)
+        e = stream_append(&s->main, 1, &s->carry, &s->carry_size, &s->carry_capacity, &s->ended);
+    if (e == ERR_NONE && s->carry_size > 0)
+        return err_set(ERR_INPUT, "%s: something follows the last of %" PRIu64 " records",
+                       s->main.uri, s->head.record_count);
+    if (e == ERR_NONE)
+        e = stream_append(&s->labels, 1, &label, &used, &capacity, &ended);
+    mem_free(label);
+    if (e == ERR_NONE && used > 0)
+        return err_set(ERR_INPUT, "%s: something follows the last of %" PRIu64 " labels",
+                       s->labels.uri, s->head.record_count);
+    return e;
+}
+
 /* Images: as many as fit a block, then their labels. */
 static enum err next_images(struct scan *s, struct raw_block *b)
 {
@@ -169,7 +190,7 @@ static enum err next_images(struct scan *s, struct raw_block *b)
     count = count < 1 ? 1 : count > DATA_BLOCK_RECORDS ? DATA_BLOCK_RECORDS : count;
     count = count < left ? count : left;
     if (count == 0)
-        return ERR_NONE;
+        return check_images_end(s);
     size_t images = count * bytes;
     bool ended = false;
     enum err e = ERR_NONE;

@@ -1,7 +1,7 @@
 /*
  * Goal: descriptors that lie, keys out of order or place, and values that are not finite do not get
- * past wire_check_blocks(), and each is named. Method: one lie at a time in blocks that pass without
- * it, in payloads cut where floats straddle.
+ * past wire_check_blocks(), and each is named. Method: one lie at a time in blocks that pass
+ * without it, in payloads cut where floats straddle.
  */
 #include <setjmp.h>
 #include <stdarg.h>
