@@ -308,8 +308,8 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
 enum err coordinator_submitted(struct coordinator *c, const char *job, bool *pending)
 {
     const struct job_run *j = job_find(c, job);
-    *pending = j != NULL && j->state == JOB_QUEUED && j->pick != PICK_DONE;
-    bool refused = j != NULL && j->state == JOB_FAILED && j->round == 0;
+    *pending = j != NULL && !job_is_over(j) && j->pick != PICK_DONE;
+    bool refused = j != NULL && j->state == JOB_FAILED && (j->round == 0 || j->pick != PICK_DONE);
     return refused ? err_set(ERR_REFUSED, "%s", j->why) : ERR_NONE;
 }
 

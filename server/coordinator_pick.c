@@ -154,6 +154,17 @@ static void refuse_existing(struct coordinator *c, struct job_run *j, uint64_t n
     j->pick = PICK_DONE;
 }
 
+/* What was committed and is not used any more must not go unseen. */
+static void warn_refused(struct coordinator *c, struct job_run *j)
+{
+    for (size_t i = 0; i < j->candidate_count; i++) {
+        const struct candidate *k = &j->candidates[i];
+        if (k->committed && k->refused != NULL)
+            job_warn(c, j, "checkpoint %llu-%llu is refused: %s", (unsigned long long)k->generation,
+                     (unsigned long long)k->step, k->refused);
+    }
+}
+
 static void take_listing(struct coordinator *c, struct job_run *j,
                          const struct coordinator_result *r, uint64_t now)
 {
@@ -182,6 +193,7 @@ static void take_listing(struct coordinator *c, struct job_run *j,
             "path and credentials; starting anew needs --fresh",
             record.checkpoint, j->name, j->storage_uri);
     } else if (j->resume) {
+        warn_refused(c, j);
         j->pick = PICK_CHOOSE;
         choose(c, j, now);
     } else {
