@@ -16,27 +16,53 @@
 
 /* ---- manifest ---- */
 
+/* A directory that is named as a checkpoint must hold that one: one that was copied over it is as
+   wrong as a damaged one. Under any other name a copy is welcome. */
+static enum err check_directory(const char *directory, const struct checkpoint_manifest *m)
+{
+    size_t size = strlen(directory);
+    uint64_t generation, step;
+    enum err err = ERR_NONE;
+
+    while (size && directory[size - 1] == '/')
+        size--;
+    size_t start = size;
+    while (start && !strchr("/:", directory[start - 1]))
+        start--;
+    char *name = must_format("%.*s", (int)(size - start), directory + start);
+    if (checkpoint_name_parse(name, &generation, &step) == ERR_NONE &&
+        (m->generation != generation || m->step != step))
+        err = err_set(ERR_CORRUPT, "%s: its manifest is of checkpoint %llu-%llu", directory,
+                      (unsigned long long)m->generation, (unsigned long long)m->step);
+    mem_free(name);
+    return err;
+}
+
 enum err checkpoint_read_manifest(const char *directory, struct checkpoint_manifest **out,
                                   char sha256[SHA256_HEX_SIZE])
 {
     char *uri = storage_join(directory, CHECKPOINT_MANIFEST), *data = NULL;
-    char hex[SHA256_HEX_SIZE];
+    struct checkpoint_manifest *m = NULL;
     struct storage_info info = {0};
     size_t size = 0;
     enum err err = storage_read_all(uri, MANIFEST_MAX_BYTES, &data, &size);
 
-    /* Waiting would not make a manifest of either, and it must not hide the checkpoints before it.
-     */
+    /* Waiting would not make a manifest of either, and it must not hide the checkpoints before it. */
     if (err == ERR_LIMIT)
         err = ERR_CORRUPT;
     else if (err == ERR_IO && storage_stat(uri, &info) == ERR_NONE && info.is_directory)
         err = err_set(ERR_CORRUPT, "'%s' is a directory", uri);
-    if (!err) {
-        sha256_hex(data, size, hex);
-        err = checkpoint_manifest_parse(uri, data, size, out);
+    if (!err)
+        err = checkpoint_manifest_parse(uri, data, size, &m);
+    if (!err)
+        err = check_directory(directory, m);
+    if (err) {
+        checkpoint_manifest_destroy(m);
+    } else {
+        *out = m;
+        if (sha256)
+            sha256_hex(data, size, sha256);
     }
-    if (!err && sha256)
-        memcpy(sha256, hex, sizeof hex);
     mem_free(data);
     mem_free(uri);
     return err;
@@ -243,24 +269,6 @@ static enum err scan_all(struct scan *s)
     return err;
 }
 
-/* Does `directory` end in the name that the manifest gives it? */
-static enum err check_directory(const char *directory, const struct checkpoint_manifest *m)
-{
-    char *name = checkpoint_name(m->generation, m->step);
-    size_t size = strlen(directory), name_size = strlen(name);
-    enum err err = ERR_NONE;
-
-    while (size && directory[size - 1] == '/')
-        size--;
-    bool is_same = size >= name_size &&
-                   memcmp(directory + size - name_size, name, name_size) == 0 &&
-                   (size == name_size || strchr("/:", directory[size - name_size - 1]));
-    if (!is_same)
-        err = err_set(ERR_CORRUPT, "%s: its manifest is of checkpoint %s", directory, name);
-    mem_free(name);
-    return err;
-}
-
 enum err checkpoint_verify(const char *directory)
 {
     struct checkpoint_manifest *m = NULL;
@@ -269,12 +277,9 @@ enum err checkpoint_verify(const char *directory)
     if (err)
         return err;
     struct scan s = {.directory = directory, .manifest = m};
-    err = check_directory(directory, m);
-    if (!err) {
-        err = scan_all(&s);
-        if (err)
-            err_prefix(err, "%s", directory);
-    }
+    err = scan_all(&s);
+    if (err)
+        err_prefix(err, "%s", directory);
     checkpoint_manifest_destroy(m);
     return err;
 }
@@ -335,9 +340,6 @@ static enum err inspect(struct checkpoint_listing *l)
     if (err == ERR_NOT_FOUND)
         err = err_set(ERR_NOT_FOUND, "%s has no " CHECKPOINT_MANIFEST ": it was never committed",
                       l->directory);
-    if (!err && (m->generation != l->generation || m->step != l->step))
-        err = err_set(ERR_CORRUPT, "%s: its manifest is of checkpoint %llu-%llu", l->directory,
-                      (unsigned long long)m->generation, (unsigned long long)m->step);
     if (!err)
         err = check_sizes(l->directory, m, &l->bytes);
     checkpoint_manifest_destroy(m);
