@@ -196,7 +196,7 @@ run-test: tests
 	tests/run.sh $(B)
 
 bench: benches
-	$(Q)for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+	$(Q)for b in $(BENCHES) tests/bench/bench_train.py; do echo "== $$b"; $$b || exit 1; done
 
 SOURCES = $(shell find common server worker cli tests -name '*.[ch]' 2>/dev/null)
 
