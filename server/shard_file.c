@@ -183,6 +183,7 @@ enum err shard_file_open(const char *directory, const struct checkpoint_file *li
 {
     struct shard_file f = {.listed = listed};
     struct shard_file_range range = {0};
+    struct storage_info info = {0};
     char *uri = storage_join(directory, listed->name);
     enum err err = shard_file_parse_name(listed->name, &range);
 
@@ -191,6 +192,8 @@ enum err shard_file_open(const char *directory, const struct checkpoint_file *li
         err = storage_open(uri, &f.reader);
         if (err == ERR_NOT_FOUND)
             err = err_prefix(ERR_CORRUPT, "it is missing");
+        else if (err == ERR_IO && storage_stat(uri, &info) == ERR_NONE && info.is_directory)
+            err = err_set(ERR_CORRUPT, "it is a directory"); /* waiting would not help */
     }
     if (!err)
         err = read_index(&f);

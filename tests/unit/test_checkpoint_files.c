@@ -188,6 +188,8 @@ static void test_files_in_wrong_places(void **state)
     assert_newest("places", ERR_CORRUPT, "places/1-1");
     /* A directory where a file must be, and where the manifest must be. */
     assert_int_equal(mkdir("places/1-2/table1-0000-4096.0.0000", 0755), 0);
+    assert_corrupt("places/1-2", "directory", 0);
+    assert_says("directory");
     assert_newest("places", ERR_CORRUPT, "places/1-1");
     assert_int_equal(rmdir("places/1-2/table1-0000-4096.0.0000"), 0);
     checkpoint_manifest_destroy(small_checkpoint_files("places/1-2", &c));
