@@ -36,6 +36,7 @@ TEST_C := $(wildcard tests/unit/test_*.c tests/sim/test_*.c)
 SUPPORT_C := $(filter-out $(TEST_C),$(wildcard tests/support/*.c tests/sim/*.c))
 TOOL_C := $(wildcard tests/integration/*.c)
 BENCH_C := $(wildcard tests/bench/bench_*.c)
+BENCH_SCRIPTS := $(wildcard tests/bench/bench_*.py)
 MAIN_C := $(wildcard server/main.c worker/main.c cli/main.c)
 
 GEN_C := $(PROTO:%.proto=$(B)/gen/%.pb-c.c)
@@ -172,7 +173,7 @@ $(B)/tests/%: $(B)/obj/tests/sim/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 $(B)/integration/%: $(B)/obj/tests/integration/%.o $(LIB)
 	$(link) $(LIBS) $(PLACE)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
-	$(link) $(LIBS) $(PLACE)
+	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
 
 .SECONDARY:
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
@@ -196,7 +197,8 @@ run-test: tests
 	tests/run.sh $(B)
 
 bench: benches
-	$(Q)for b in $(BENCHES) tests/bench/bench_train.py; do echo "== $$b"; $$b || exit 1; done
+	$(Q)for b in $(BENCHES) $(BENCH_SCRIPTS); do \
+	    echo "== $$b"; PARAMCTL=$(abspath $(B))/paramctl $$b || exit 1; done
 
 SOURCES = $(shell find common server worker cli tests -name '*.[ch]' 2>/dev/null)
 

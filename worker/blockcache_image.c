@@ -10,6 +10,8 @@
 #define BLOCK_VERSION 1
 #define ALIGNMENT     64u
 
+#define PREFETCH_AHEAD 12
+
 enum { HAS_WEIGHTS = 1, HAS_GROUPS = 2, HAS_ENDS = 4, HAS_VALUES = 8 };
 
 struct block_head {
@@ -38,6 +40,13 @@ static size_t slot_of(const struct block_builder *b, uint64_t key)
     while (b->slot_ids[i] != 0 && b->slots[i] != key)
         i = (i + 1) & (b->slot_size - 1);
     return i;
+}
+
+static void prefetch_slot(const struct block_builder *b, uint64_t key)
+{
+    size_t i = key & (b->slot_size - 1);
+    __builtin_prefetch(&b->slots[i]);
+    __builtin_prefetch(&b->slot_ids[i]);
 }
 
 static enum err grow_slots(struct block_builder *b, size_t size, size_t used)
@@ -75,6 +84,8 @@ static enum err number_keys(struct block_builder *b, const struct rows_table *t,
     if (!mem_grow(b->ids, b->id_capacity, t->term_count))
         return ERR_MEMORY;
     for (size_t k = 0; k < t->term_count; k++) {
+        if (k + PREFETCH_AHEAD < t->term_count)
+            prefetch_slot(b, t->keys[k + PREFETCH_AHEAD]);
         size_t i = slot_of(b, t->keys[k]);
         if (b->slot_ids[i] == 0) {
             if (!mem_grow(b->unique, b->unique_capacity, used + 1))

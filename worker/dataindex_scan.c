@@ -92,7 +92,9 @@ static void note_key(void *context, uint32_t feature, uint64_t key)
         w->no_memory = true;
         return;
     }
-    w->keys[w->key_count++] = (struct pending){.feature = w->pass->count_of[feature], .key = key};
+    uint32_t count = w->pass->count_of[feature];
+    w->keys[w->key_count++] = (struct pending){.feature = count, .key = key};
+    keycounts_prefetch(&w->counts[count], key); /* added when the whole record is right */
 }
 
 static void note_moment(void *context, uint32_t feature, double value)

@@ -186,7 +186,14 @@ static enum err init_feature(struct features *f, uint32_t index)
             return err_prefix(e, "features");
     }
     enum err e = load_vocab(x);
-    return e == ERR_NONE ? load_index(x, o->index) : e;
+    if (e == ERR_NONE)
+        e = load_index(x, o->index);
+    bool one = x->field != NO_FIELD && x->job->type == FEATURE_CATEGORICAL &&
+               x->spec->gives_terms && !x->job->multi_valued && x->job->key == KEY_HASH &&
+               x->job->buckets == 0 && x->has_vocab != x->has_min_count;
+    if (one)
+        x->lookup = x->has_vocab ? &x->vocab : &x->frequent;
+    return e;
 }
 
 /* libffm's features are named f0, f1, …: their field is the number. */
@@ -247,6 +254,8 @@ enum err features_create(const struct features_options *o, struct features **out
         features_destroy(f);
         return e;
     }
+    for (uint32_t i = 0; i < LOG2_FLOOR_KNOWN; i++)
+        f->log2_floor[i] = (float)feature_log2_floor(i);
     qsort_r(f->order, f->count, sizeof *f->order, by_table_and_slot, f->items);
     *out = f;
     return ERR_NONE;
@@ -292,6 +301,8 @@ void rows_init(const struct features *f, struct rows *r)
                        .has_groups = f->group_field != NO_FIELD,
                        .has_times = f->time_field != NO_FIELD};
     CHECK(r->table_count <= TABLE_MAX);
+    r->lookups = must_alloc((f->count + 1) * sizeof *r->lookups);
+    r->order = must_alloc((f->count + 1) * sizeof *r->order);
     r->tables = must_alloc(r->table_count * sizeof *r->tables);
     for (uint32_t t = 0; t < r->table_count; t++)
         r->tables[t].slot_count = spec->tables[t].slot_count;
@@ -324,5 +335,7 @@ void rows_deinit(struct rows *r)
     mem_free(r->groups);
     mem_free(r->times);
     mem_free(r->evals);
+    mem_free(r->lookups);
+    mem_free(r->order);
     *r = (struct rows){0};
 }

@@ -39,6 +39,10 @@ struct rows {
     uint64_t *groups;    /* hash of the gauc column; NULL without one */
     int64_t *times;      /* ms since 1970; NULL without data.time */
     bool *evals;         /* belongs to the evaluation set */
+    struct rows_lookup { /* [feature count], and which of them: of the record at hand */
+        uint64_t key, final_key;
+    } * lookups;
+    uint32_t *order;
     uint64_t cut_values; /* by max_values */
     bool has_groups, has_times, has_weights;
     size_t label_capacity, weight_capacity, dense_capacity, group_capacity, time_capacity,

@@ -61,11 +61,40 @@ static void observe_key(const struct feature_input *in, const struct feature *x,
         o->key(o->context, x->index, key);
 }
 
+/*
+ * Looks up the values of all features that look one up, so that the look-ups overlap: first they
+ * wait for memory together, then no branch depends on their outcome.
+ */
+static void look_up(const struct feature_input *in, struct rows *rows)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < in->f->count; i++) {
+        const struct feature *x = &in->f->items[i];
+        if (x->lookup == NULL || is_missing(in->record->fields[x->field]))
+            continue;
+        struct span text = in->record->fields[x->field];
+        uint64_t key = feature_hash(x, text.data, text.size);
+        keyset_prefetch(x->lookup, key);
+        rows->lookups[i].key = key;
+        rows->order[count++] = i;
+    }
+    for (uint32_t k = 0; k < count; k++) {
+        const struct feature *x = &in->f->items[rows->order[k]];
+        struct rows_lookup *l = &rows->lookups[rows->order[k]];
+        uint64_t passes = keyset_has(x->lookup, l->key) | (l->key == x->missing_key);
+        l->final_key = x->unknown_key ^ ((x->unknown_key ^ l->key) & -passes);
+    }
+}
+
 static enum err add_single(const struct feature_input *in, const struct feature *x,
-                           struct rows_table *t)
+                           const struct rows *rows, struct rows_table *t)
 {
     uint64_t key;
     bool missing;
+    if (x->lookup != NULL && !is_missing(in->record->fields[x->field])) {
+        observe_key(in, x, rows->lookups[x->index].key);
+        return add_term(t, rows->lookups[x->index].final_key, 1);
+    }
     enum err e = feature_single_key(in, x, &key, &missing);
     if (e != ERR_NONE)
         return e;
@@ -444,7 +473,7 @@ static enum err add_terms(const struct feature_input *in, const struct feature *
     else if (x->job->multi_valued)
         e = add_many(in, x, rows, t);
     else
-        e = add_single(in, x, t);
+        e = add_single(in, x, rows, t);
     if (e != ERR_NONE)
         return e;
     CHECK(t->term_count <= UINT32_MAX);
@@ -462,6 +491,7 @@ enum err features_add(const struct features *f, const struct features_call *call
     if (e == ERR_NONE)
         e = add_scalars(&in, rows);
     float *dense = rows->dense + (size_t)rows->count * rows->dense_width;
+    look_up(&in, rows);
     for (uint32_t i = 0; i < f->count && e == ERR_NONE; i++) {
         const struct feature *x = &f->items[f->order[i]];
         e = x->spec->gives_terms ? add_terms(&in, x, rows) : put_dense(&in, x, dense);

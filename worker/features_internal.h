@@ -20,9 +20,10 @@ struct feature {
     uint32_t field; /* of a record; NO_FIELD for crosses, libsvm, libffm, idx */
     uint64_t missing_key, unknown_key, number_key;
     bool has_vocab, has_min_count;
-    struct keyset vocab;    /* hashes of the list */
-    struct keyset frequent; /* hashes that pass min_count; unused while the index is made */
-    double mean, deviation; /* of standardize without constants */
+    struct keyset vocab;         /* hashes of the list */
+    struct keyset frequent;      /* hashes that pass min_count; unused while the index is made */
+    const struct keyset *lookup; /* one of them, when all there is to do is to look into it */
+    double mean, deviation;      /* of standardize without constants */
 };
 
 struct compare {
@@ -32,6 +33,8 @@ struct compare {
     struct span text;
     const char *operator;
 };
+
+#define LOG2_FLOOR_KNOWN 1024u
 
 struct features {
     struct features_options options;
@@ -44,7 +47,8 @@ struct features {
     uint32_t *id_fields;
     uint32_t id_count;
     struct compare positive;
-    uint64_t split_seed, split_below; /* SPLIT_HASH: hashes below evaluate */
+    float log2_floor[LOG2_FLOOR_KNOWN]; /* of whole numbers, most of which are small */
+    uint64_t split_seed, split_below;   /* SPLIT_HASH: hashes below evaluate */
     bool split_everything;
 };
 
@@ -69,6 +73,7 @@ uint64_t feature_index_key(const struct feature *x, uint64_t index);
 /* The number after transforms. *missing: it stood for a missing one. */
 enum err feature_number(const struct feature_input *in, const struct feature *x, double *out,
                         bool *missing) MUST_CHECK;
+double feature_log2_floor(double value);
 /* Of a single-valued categorical feature; *missing: no key was given. */
 enum err feature_single_key(const struct feature_input *in, const struct feature *x, uint64_t *out,
                             bool *missing) MUST_CHECK;

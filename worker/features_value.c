@@ -233,6 +233,14 @@ static double modulo(double value, double of)
     return value - of * floor(value / of);
 }
 
+double feature_log2_floor(double value)
+{
+    if (value <= 2)
+        return value;
+    double l = log(value);
+    return floor(l * l);
+}
+
 static double transform(const struct feature_input *in, const struct feature *x,
                         const struct job_transform *t, double value)
 {
@@ -253,11 +261,9 @@ static double transform(const struct feature_input *in, const struct feature *x,
     case TRANSFORM_MINMAX:
         return (value - t->a) / (t->b - t->a);
     case TRANSFORM_LOG2_FLOOR:
-        if (value > 2) {
-            double l = log(value);
-            return floor(l * l);
-        }
-        return value;
+        if (value >= 0 && value < LOG2_FLOOR_KNOWN && value == (uint32_t)value)
+            return in->f->log2_floor[(uint32_t)value];
+        return feature_log2_floor(value);
     case TRANSFORM_HOUR: /* of ms since 1970, UTC */
         return floor(modulo(value, 86400e3) / 3600e3);
     case TRANSFORM_WEEKDAY: /* 0 is Monday; 1970 began with a Thursday */

@@ -29,6 +29,12 @@ static enum err grow(struct keycounts *c)
     return ERR_NONE;
 }
 
+void keycounts_prefetch(const struct keycounts *c, uint64_t key)
+{
+    if (c->size > 0)
+        __builtin_prefetch(&c->slots[mix64(key) & (c->size - 1)]);
+}
+
 enum err keycounts_add(struct keycounts *c, uint64_t key, uint64_t count)
 {
     if (2 * (c->used + 1) > c->size) {

@@ -22,6 +22,8 @@ struct keycounts { /* zero-initialize */
     size_t used;
 };
 
+/* Asks for the memory that keycounts_add() will look at. */
+void keycounts_prefetch(const struct keycounts *c, uint64_t key);
 enum err keycounts_add(struct keycounts *c, uint64_t key, uint64_t count) MUST_CHECK;
 /* All entries by ascending key; c is empty afterwards. Freed with mem_free(). */
 enum err keycounts_take(struct keycounts *c, struct key_count **out, size_t *count_out) MUST_CHECK;
