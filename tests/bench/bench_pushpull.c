@@ -36,7 +36,7 @@
 #include "server/shard.h"
 #include "worker/exchange.h"
 
-#define SHARDS    4u
+#define SHARDS    2u
 #define OWNERS    2u
 #define ROUNDS    5
 #define RAW_CHUNK (1u << 20)
