@@ -111,7 +111,7 @@ TEMPORARY = $@.$$$$
 PLACE = || { rm -f $(TEMPORARY); exit 1; }; mv -f $(TEMPORARY) $@
 DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
-.PHONY: all tests benches demo run-demo test run-test bench lint format install clean docs deps FORCE
+.PHONY: all tests benches demo run-demo test run-test test-sanitizers bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS)
 tests: all $(TESTS) $(TOOLS)
@@ -195,6 +195,10 @@ run-demo: all
 	$(B)/paramctl run -f conf/demo.yaml --fresh
 run-test: tests
 	tests/run.sh $(B)
+
+# The whole suite under address, undefined-behaviour and thread sanitizers: two more builds, many minutes.
+test-sanitizers: all
+	python3 tests/integration/sanitizers.py
 
 bench: benches
 	$(Q)for b in $(BENCHES) $(BENCH_SCRIPTS); do \
