@@ -298,8 +298,10 @@ int command_run(int argc, char **argv)
     int code = parse_options(&r, argc, argv);
     enum err err;
 
-    if (code != EXIT_DONE)
+    if (code != EXIT_DONE) {
+        run_deinit(&r);
         return code;
+    }
     err = load(&r);
     if (!err)
         err = refuse_existing(&r);
