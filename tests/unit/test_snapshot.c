@@ -25,7 +25,9 @@
 #include "common/mem.h"
 #include "common/storage.h"
 #include "server/dense.h"
+#include "server/shard_file.h"
 #include "server/table.h"
+#include "tests/support/small_checkpoint.h"
 #include "tests/support/snapshot_model.h"
 
 #define SEED 7
@@ -458,6 +460,50 @@ static void test_other_models(void **state)
     assert_not_restored("models/1-1", schema, "'more': block 0 is not in the checkpoint");
 }
 
+/* A wrong writer's work: a block twice, another one not at all, and every checksum right. */
+static void test_block_twice(void **state)
+{
+    struct snapshot_model *m = filled(1), *r = snapshot_model_create(snapshot_schema(), 2);
+    struct checkpoint_manifest *manifest = NULL;
+    struct checkpoint_entry entries[8];
+    struct str data = {0}, text = {0};
+    struct shard_file f;
+
+    snapshot_model_save(m, "twice/1-1");
+    snapshot_model_destroy(m);
+    assert_int_equal(checkpoint_read_manifest("twice/1-1", &manifest, NULL), ERR_NONE);
+    assert_int_equal(shard_file_open("twice/1-1", &manifest->files[0], &f), ERR_NONE);
+    assert_true(f.table == SHARD_FILE_DENSE && f.entry_count < 8);
+    str_append(&data, "PDSHARD1");
+    for (uint32_t i = 0; i < f.entry_count; i++) {
+        uint8_t head[CHECKPOINT_BLOCK_HEAD_BYTES];
+        const uint8_t *body;
+        uint64_t size;
+        uint32_t rows, from = i == 1 ? 0 : i;
+        assert_int_equal(shard_file_read(&f, from, &body, &size, &rows), ERR_NONE);
+        uint32_t crc = checkpoint_block_head(i, f.entries[from].partition, 1, (const void **)&body,
+                                             (size_t *)&size, 1, head);
+        entries[i] = (struct checkpoint_entry){f.entries[from].partition, i, data.size,
+                                               sizeof head + size,        1, crc};
+        str_append_span(&data, span_make((char *)head, sizeof head));
+        str_append_span(&data, span_make((const char *)body, size));
+    }
+    checkpoint_footer(entries, f.entry_count, data.size, &data, &manifest->files[0].index_crc);
+    shard_file_close(&f);
+    manifest->files[0].size = data.size;
+    small_file_write("twice/1-1", manifest->files[0].name, data.data, data.size);
+    checkpoint_manifest_write(manifest, &text);
+    small_file_write("twice/1-1", CHECKPOINT_MANIFEST, text.data, text.size);
+    assert_int_equal(checkpoint_verify("twice/1-1"), ERR_CORRUPT);
+    assert_says(err_text(), "block 1 of dense parameter 0 is missing or there twice");
+    assert_int_equal(snapshot_model_load(r, "twice/1-1"), ERR_CORRUPT);
+    assert_says(err_text(), "block 0 of 'big', should be 1");
+    str_deinit(&data);
+    str_deinit(&text);
+    checkpoint_manifest_destroy(manifest);
+    snapshot_model_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -471,6 +517,7 @@ int main(void)
         cmocka_unit_test(test_destroy_at_any_moment),
         cmocka_unit_test(test_storage_hangs),
         cmocka_unit_test(test_other_models),
+        cmocka_unit_test(test_block_twice),
     };
     char directory[] = "/tmp/test_snapshot-XXXXXX";
     if (mkdtemp(directory) == NULL || chdir(directory) != 0)
