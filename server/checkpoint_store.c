@@ -47,7 +47,7 @@ enum err checkpoint_read_manifest(const char *directory, struct checkpoint_manif
     size_t size = 0;
     enum err err = storage_read_all(uri, MANIFEST_MAX_BYTES, &data, &size);
 
-    /* Waiting would not make a manifest of either, and it must not hide the checkpoints before it. */
+    /* Waiting makes a manifest of neither, and neither may hide the checkpoints before it. */
     if (err == ERR_LIMIT)
         err = ERR_CORRUPT;
     else if (err == ERR_IO && storage_stat(uri, &info) == ERR_NONE && info.is_directory)
