@@ -22,6 +22,8 @@
 #define CONTROL_STATUS         "/paramd.control.Control/Status"
 #define CONTROL_STOP           "/paramd.control.Control/Stop"
 #define CONTROL_CHECKPOINT_NOW "/paramd.control.Control/CheckpointNow"
+#define CONTROL_LIST           "/paramd.control.Control/List"
+#define CONTROL_LOGS           "/paramd.control.Control/Logs"
 
 struct member;
 
