@@ -17,9 +17,15 @@ static const struct registry_backend *const backends[] = {
 
 enum err registry_open(const char *uri, struct registry **out)
 {
+    return registry_open_with(uri, &(struct registry_options){0}, out);
+}
+
+enum err registry_open_with(const char *uri, const struct registry_options *options,
+                            struct registry **out)
+{
     for (size_t i = 0; i < BACKEND_COUNT; i++) {
         if (strncmp(uri, backends[i]->scheme, strlen(backends[i]->scheme)) == 0)
-            return backends[i]->open(uri, out);
+            return backends[i]->open(uri, options, out);
     }
     struct str forms = {0};
     for (size_t i = 0; i < BACKEND_COUNT; i++)
@@ -38,6 +44,12 @@ void registry_close(struct registry *r)
 {
     if (r != NULL)
         r->backend->close(r);
+}
+
+enum registry_state registry_state(struct registry *r, uint64_t *away_ms)
+{
+    uint64_t unwanted;
+    return r->backend->state(r, away_ms != NULL ? away_ms : &unwanted);
 }
 
 /* Letters, digits and . _ - only: names become names of files, and parts of ids. */
@@ -123,6 +135,12 @@ enum err registry_lead(struct registry *r, const char *record, bool *is_leader, 
     return e == ERR_NONE ? r->backend->lead(r, record, is_leader, term) : e;
 }
 
+bool registry_leads(struct registry *r, uint64_t *term)
+{
+    uint64_t unwanted;
+    return r->backend->leads(r, term != NULL ? term : &unwanted);
+}
+
 void registry_resign(struct registry *r)
 {
     r->backend->resign(r);
@@ -136,23 +154,43 @@ enum err registry_leader(struct registry *r, char **record_out, uint64_t *term)
 static enum err check_path(const char *path)
 {
     enum err e = check_name("path", path, PATH_BYTES_MAX, "/._-=");
-    if (e == ERR_NONE && (strstr(path, "//") != NULL || path[strlen(path) - 1] == '/'))
-        e = err_set(ERR_INPUT, "path '%s' has an empty level", path);
+    for (const char *level = path; e == ERR_NONE;) {
+        size_t size = strcspn(level, "/");
+        if (size == 0)
+            e = err_set(ERR_INPUT, "path '%s' has an empty level", path);
+        else if (strspn(level, ".") == size)
+            e = err_set(ERR_INPUT, "path '%s' has a level of dots only", path);
+        if (level[size] == '\0')
+            break;
+        level += size + 1;
+    }
+    return e;
+}
+
+static enum err put(struct registry *r, const struct registry_write *w, uint64_t *version_out)
+{
+    enum err e = check_path(w->path);
+    if (e == ERR_NONE)
+        e = check_record("path", w->path, w->size);
+    uint64_t new_version = 0;
+    if (e == ERR_NONE)
+        e = r->backend->put(r, w, &new_version);
+    if (e == ERR_NONE && version_out != NULL)
+        *version_out = new_version;
     return e;
 }
 
 enum err registry_put(struct registry *r, const char *path, const void *data, size_t size,
                       uint64_t version, uint64_t *version_out)
 {
-    enum err e = check_path(path);
-    if (e == ERR_NONE)
-        e = check_record("path", path, size);
-    uint64_t new_version = 0;
-    if (e == ERR_NONE)
-        e = r->backend->put(r, path, data, size, version, &new_version);
-    if (e == ERR_NONE && version_out != NULL)
-        *version_out = new_version;
-    return e;
+    return put(r, &(struct registry_write){path, data, size, version, .is_led = false},
+               version_out);
+}
+
+enum err registry_put_led(struct registry *r, const char *path, const void *data, size_t size,
+                          uint64_t version, uint64_t *version_out)
+{
+    return put(r, &(struct registry_write){path, data, size, version, .is_led = true}, version_out);
 }
 
 enum err registry_get(struct registry *r, const char *path, void **data_out, size_t *size_out,
@@ -164,6 +202,42 @@ enum err registry_get(struct registry *r, const char *path, void **data_out, siz
 
 enum err registry_remove(struct registry *r, const char *path)
 {
+    const bool is_led = false;
     enum err e = check_path(path);
-    return e == ERR_NONE ? r->backend->remove(r, path) : e;
+    return e == ERR_NONE ? r->backend->remove(r, path, is_led) : e;
+}
+
+enum err registry_remove_led(struct registry *r, const char *path)
+{
+    const bool is_led = true;
+    enum err e = check_path(path);
+    return e == ERR_NONE ? r->backend->remove(r, path, is_led) : e;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+enum err registry_list(struct registry *r, const char *path, char ***names_out, size_t *count_out)
+{
+    char **names = NULL;
+    size_t count = 0;
+    enum err e = path[0] != '\0' ? check_path(path) : ERR_NONE;
+    if (e == ERR_NONE)
+        e = r->backend->list(r, path, &names, &count);
+    if (e != ERR_NONE)
+        return e;
+    if (count > 0)
+        qsort(names, count, sizeof *names, compare_names);
+    *names_out = names;
+    *count_out = count;
+    return ERR_NONE;
+}
+
+void registry_names_free(char **names, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        mem_free(names[i]);
+    mem_free(names);
 }

@@ -25,17 +25,16 @@
 #include <unistd.h>
 
 #include "common/check.h"
-#include "common/crc.h"
 #include "common/mem.h"
+#include "common/registry_local_records.h"
 #include "common/registry_lock.h"
 #include "common/ring.h"
 #include "common/storage.h"
 #include "common/str.h"
 
-#define SCHEME       "local:"
-#define NONCE_DIGITS 16
-/* Records and the line or two in front of them. */
-#define FILE_MAX_BYTES (REGISTRY_RECORD_MAX_BYTES + 4096)
+#define SCHEME         "local:"
+#define NONCE_DIGITS   16
+#define FILE_MAX_BYTES REGISTRY_LOCAL_FILE_MAX_BYTES
 #define MEMBERS_MAX    65536
 
 struct local_registry {
@@ -73,7 +72,8 @@ static enum err make_directory(const char *path)
     return ERR_NONE;
 }
 
-static enum err local_open(const char *uri, struct registry **out)
+static enum err local_open(const char *uri, const struct registry_options *options,
+                           struct registry **out)
 {
     const char *directory = uri + strlen(SCHEME);
     if (directory[0] == '\0')
@@ -269,45 +269,20 @@ static enum err local_leader(struct registry *base, char **record_out, uint64_t 
     return e;
 }
 
-static enum err write_durable(const char *path, const void *head, size_t head_size,
-                              const void *data, size_t size)
-{
-    const bool overwrite = true;
-    struct storage_writer *w;
-    enum err e = storage_write_open(path, overwrite, &w);
-    if (e != ERR_NONE)
-        return e;
-    e = storage_write(w, head, head_size);
-    if (e == ERR_NONE && size > 0)
-        e = storage_write(w, data, size);
-    if (e != ERR_NONE) {
-        storage_write_abort(w);
-        return e;
-    }
-    return storage_write_close(w);
-}
-
 /* The next term, durable before anybody hears of it. Under the lock of the directory. */
 static enum err raise_term(struct local_registry *r, uint64_t *term_out)
 {
-    char *path = storage_join(r->directory, "term");
-    char *text = NULL;
-    size_t size = 0;
     uint64_t term = 0;
-    enum err e = storage_read_all(path, 64, &text, &size);
-    if (e == ERR_NOT_FOUND)
-        e = ERR_NONE;
-    else if (e == ERR_NONE && str_parse_u64(span_make(text, size), &term) != ERR_NONE)
-        e = err_set(ERR_CORRUPT, "'%s' holds no term but '%s'", path, text);
-    if (e == ERR_NONE) {
-        char *next = must_format("%" PRIu64, term + 1);
-        e = write_durable(path, next, strlen(next), NULL, 0);
-        mem_free(next);
-    }
+    enum err e = registry_local_read_term(r->directory, &term);
+    if (e != ERR_NONE)
+        return e;
+    char *path = storage_join(r->directory, REGISTRY_LOCAL_TERM);
+    char *next = must_format("%" PRIu64, term + 1);
+    e = registry_local_write(path, span_of(next), span_of(""));
+    mem_free(next);
+    mem_free(path);
     if (e == ERR_NONE)
         *term_out = term + 1;
-    mem_free(text);
-    mem_free(path);
     return e;
 }
 
@@ -359,6 +334,23 @@ static enum err local_lead(struct registry *base, const char *record, bool *is_l
     return e;
 }
 
+static bool local_leads(struct registry *base, uint64_t *term)
+{
+    struct local_registry *r = (struct local_registry *)base;
+    pthread_mutex_lock(&r->mutex);
+    bool leads = r->leader_fd >= 0;
+    if (leads)
+        *term = r->term;
+    pthread_mutex_unlock(&r->mutex);
+    return leads;
+}
+
+static enum registry_state local_state(struct registry *base, uint64_t *away_ms)
+{
+    *away_ms = 0;
+    return REGISTRY_CONNECTED;
+}
+
 static void local_resign(struct registry *base)
 {
     struct local_registry *r = (struct local_registry *)base;
@@ -385,104 +377,50 @@ static void local_close(struct registry *base)
 
 /* ---- records ---- */
 
-static char *record_path(struct local_registry *r, const char *path)
+static enum err note_deposed(struct local_registry *r, uint64_t term, enum err e)
 {
-    char *file = must_format("%s/records/%s", r->directory, path);
-    for (char *c = file + strlen(file) - strlen(path); *c != '\0'; c++) {
-        if (*c == '/')
-            *c = '!';
+    pthread_mutex_lock(&r->mutex);
+    if (e == ERR_REFUSED && r->leader_fd >= 0 && r->term == term) {
+        close(r->leader_fd);
+        r->leader_fd = -1;
     }
-    return file;
+    pthread_mutex_unlock(&r->mutex);
+    return e;
 }
 
-static uint32_t record_crc(uint64_t version, const void *data, size_t size)
+static enum err local_put(struct registry *base, const struct registry_write *w,
+                          uint64_t *version_out)
 {
-    return crc32c(crc32c(0, &version, sizeof version), data, size);
-}
-
-/* Checks a record's first line, "record VERSION CRC32C\n". */
-static enum err parse_record(const char *path, const char *text, size_t size, size_t *head_size,
-                             uint64_t *version)
-{
-    uint32_t crc = 0;
-    int used = 0;
-    if (sscanf(text, "record %" SCNu64 " %" SCNx32 "%n", version, &crc, &used) != 2 ||
-        text[used] != '\n')
-        return err_set(ERR_CORRUPT, "'%s' is no record", path);
-    *head_size = (size_t)used + 1;
-    if (record_crc(*version, text + *head_size, size - *head_size) != crc)
-        return err_set(ERR_CORRUPT, "record '%s' does not match its checksum", path);
-    return ERR_NONE;
+    struct local_registry *r = (struct local_registry *)base;
+    uint64_t term = 0;
+    if (w->is_led && !local_leads(base, &term))
+        return err_set(ERR_REFUSED, "record '%s' is the leader's to write, and we do not lead",
+                       w->path);
+    return note_deposed(r, term, registry_local_put(r->directory, w, term, version_out));
 }
 
 static enum err local_get(struct registry *base, const char *path, void **data_out,
                           size_t *size_out, uint64_t *version_out)
 {
-    char *file = record_path((struct local_registry *)base, path);
-    char *text = NULL;
-    size_t size = 0, head_size = 0;
-    uint64_t version = 0;
-    enum err e = storage_read_all(file, FILE_MAX_BYTES, &text, &size);
-    if (e == ERR_NOT_FOUND)
-        e = err_set(ERR_NOT_FOUND, "the registry has no record '%s'", path);
-    if (e == ERR_NONE)
-        e = parse_record(file, text, size, &head_size, &version);
-    if (e == ERR_NONE) {
-        memmove(text, text + head_size, size - head_size + 1); /* with the final 0 */
-        *data_out = text;
-        *size_out = size - head_size;
-        *version_out = version;
-        text = NULL;
-    }
-    mem_free(text);
-    mem_free(file);
-    return e;
+    return registry_local_get(((struct local_registry *)base)->directory, path, data_out, size_out,
+                              version_out);
 }
 
-static enum err local_put(struct registry *base, const char *path, const void *data, size_t size,
-                          uint64_t version, uint64_t *version_out)
+static enum err local_remove(struct registry *base, const char *path, bool is_led)
 {
     struct local_registry *r = (struct local_registry *)base;
-    int lock_fd;
-    enum err e = registry_lock_take(r->directory, &lock_fd);
-    if (e != ERR_NONE)
-        return e;
-    void *old = NULL;
-    size_t old_size;
-    uint64_t old_version = 0;
-    e = local_get(base, path, &old, &old_size, &old_version);
-    mem_free(old);
-    if (e == ERR_NOT_FOUND && version == 0)
-        e = ERR_NONE;
-    else if (e == ERR_NONE && old_version != version)
-        e = err_set(ERR_EXISTS, "record '%s' has version %" PRIu64 ", not %" PRIu64, path,
-                    old_version, version);
-    if (e == ERR_NONE) {
-        char *head = must_format("record %" PRIu64 " %08" PRIx32 "\n", version + 1,
-                                 record_crc(version + 1, data, size));
-        char *file = record_path(r, path);
-        e = write_durable(file, head, strlen(head), data, size);
-        mem_free(file);
-        mem_free(head);
-    }
-    if (e == ERR_NONE)
-        *version_out = version + 1;
-    close(lock_fd);
-    return e;
+    uint64_t term = 0;
+    if (is_led && !local_leads(base, &term))
+        return err_set(ERR_REFUSED, "record '%s' is the leader's to remove, and we do not lead",
+                       path);
+    return note_deposed(r, term, registry_local_remove(r->directory, path, term));
 }
 
-static enum err local_remove(struct registry *base, const char *path)
+static enum err local_list(struct registry *base, const char *path, char ***names_out,
+                           size_t *count_out)
 {
-    struct local_registry *r = (struct local_registry *)base;
-    int lock_fd;
-    enum err e = registry_lock_take(r->directory, &lock_fd);
-    if (e != ERR_NONE)
-        return e;
-    char *file = record_path(r, path);
-    e = storage_remove(file);
-    mem_free(file);
-    close(lock_fd);
-    return e;
+    return registry_local_list(((struct local_registry *)base)->directory, path, names_out,
+                               count_out);
 }
 
 const struct registry_backend registry_local_backend = {
@@ -490,14 +428,17 @@ const struct registry_backend registry_local_backend = {
     .forms = SCHEME "DIR",
     .open = local_open,
     .close = local_close,
+    .state = local_state,
     .join = local_join,
     .member_id = local_member_id,
     .leave = local_leave,
     .members = local_members,
     .lead = local_lead,
+    .leads = local_leads,
     .resign = local_resign,
     .leader = local_leader,
     .put = local_put,
     .get = local_get,
     .remove = local_remove,
+    .list = local_list,
 };

@@ -264,9 +264,92 @@ static void test_records(void **state)
     mem_free(data);
     free(big);
 
-    static const char *const bad[] = {"", "a//b", "a/", "a b", "a!b", "\xc3\xa4"};
+    static const char *const bad[] = {"",  "a//b", "a/",  "/a",      "a/..",
+                                      ".", "a b",  "a!b", "\xc3\xa4"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_int_equal(registry_put(r, bad[i], "x", 1, 0, NULL), ERR_INPUT);
+    registry_close(r);
+}
+
+static void test_any_version(void **state)
+{
+    struct registry *r = open_registry();
+    void *data;
+    size_t size;
+    uint64_t first = 0, second = 0, version = 0;
+    assert_int_equal(registry_put(r, "any", "one", 3, REGISTRY_ANY_VERSION, &first), ERR_NONE);
+    assert_int_equal(registry_put(r, "any", "two", 3, REGISTRY_ANY_VERSION, &second), ERR_NONE);
+    assert_true(second > first);
+    assert_int_equal(registry_get(r, "any", &data, &size, &version), ERR_NONE);
+    assert_string_equal(data, "two");
+    assert_int_equal(version, second);
+    mem_free(data);
+    registry_close(r);
+}
+
+/* Only the newest leader writes, also when the older does not know of it. */
+static void test_led(void **state)
+{
+    struct registry *a = open_registry(), *b = open_registry();
+    bool is_leader = false;
+    uint64_t term = 0, version = 0;
+    assert_false(registry_leads(a, NULL));
+    assert_int_equal(registry_put_led(a, "led", "x", 1, 0, NULL), ERR_REFUSED);
+    assert_int_equal(registry_lead(a, "a", &is_leader, &term), ERR_NONE);
+    uint64_t seen = 0;
+    assert_true(registry_leads(a, &seen));
+    assert_int_equal(seen, term);
+    assert_int_equal(registry_put_led(a, "led", "a", 1, 0, &version), ERR_NONE);
+    assert_int_equal(registry_put_led(a, "led", "a", 1, 0, NULL), ERR_EXISTS);
+    assert_int_equal(registry_put_led(b, "led", "b", 1, version, NULL), ERR_REFUSED);
+    assert_int_equal(registry_remove_led(b, "led"), ERR_REFUSED);
+
+    char *path = storage_join(DIRECTORY, "leader");
+    assert_int_equal(unlink(path), 0); /* as if somebody tidied up */
+    mem_free(path);
+    assert_int_equal(registry_lead(b, "b", &is_leader, &term), ERR_NONE);
+    assert_true(is_leader && term == seen + 1);
+    assert_int_equal(registry_put_led(a, "led", "a", 1, version, NULL), ERR_REFUSED);
+    assert_text_has("by term 1 and were deposed by term 2");
+    assert_false(registry_leads(a, NULL));
+    assert_int_equal(registry_remove_led(a, "led"), ERR_REFUSED);
+    assert_int_equal(registry_put_led(b, "led", "b", 1, version, NULL), ERR_NONE);
+    assert_int_equal(registry_remove_led(b, "led"), ERR_NONE);
+    registry_resign(b);
+    assert_false(registry_leads(b, NULL));
+    assert_int_equal(registry_lead(a, "a", &is_leader, &term), ERR_NONE);
+    assert_true(is_leader && term == seen + 2);
+    uint64_t away_ms = 1;
+    assert_int_equal(registry_state(a, &away_ms), REGISTRY_CONNECTED);
+    assert_int_equal(away_ms, 0);
+    registry_close(a);
+    registry_close(b);
+}
+
+static void test_list(void **state)
+{
+    struct registry *r = open_registry();
+    static const char *const paths[] = {"jobs/b",   "jobs/a", "jobs/a/state", "jobs/c/state",
+                                        "jobs-2/x", "top",    "jobs/a/b/c"};
+    static const struct {
+        const char *path, *names;
+    } cases[] = {{"jobs", "a b "}, {"", "top "},     {"jobs/a", "state "}, {"jobs/a/b", "c "},
+                 {"none", ""},     {"jobs-2", "x "}, {"top", ""}};
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
+        assert_int_equal(registry_put(r, paths[i], "", 0, 0, NULL), ERR_NONE);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char **names;
+        size_t count;
+        char text[100] = "";
+        assert_int_equal(registry_list(r, cases[i].path, &names, &count), ERR_NONE);
+        for (size_t n = 0; n < count; n++)
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s ", names[n]);
+        assert_string_equal(text, cases[i].names);
+        registry_names_free(names, count);
+    }
+    char **names;
+    size_t count;
+    assert_int_equal(registry_list(r, "jobs/", &names, &count), ERR_INPUT);
     registry_close(r);
 }
 
@@ -437,9 +520,10 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_open),      CASE(test_members),     CASE(test_leader),
-        CASE(test_killed),    CASE(test_records),     CASE(test_damaged_record),
-        CASE(test_disk_full), CASE(test_leader_race), CASE(test_compare_and_set_race),
+        CASE(test_open),        CASE(test_members),     CASE(test_leader),
+        CASE(test_killed),      CASE(test_records),     CASE(test_damaged_record),
+        CASE(test_any_version), CASE(test_led),         CASE(test_list),
+        CASE(test_disk_full),   CASE(test_leader_race), CASE(test_compare_and_set_race),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
