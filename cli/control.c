@@ -1,94 +1,47 @@
 /*
- * control.c - commands to a job that runs: `paramctl status|stop|kill JOB`, `paramctl checkpoint
- * now JOB`.
- *
- * The job is found through the registry: --registry URI, or, without one, that of a `paramctl run`
- * of this job in this directory (runs/JOB) or in --run-dir.
+ * control.c - commands to a job that runs: `paramctl stop|kill JOB`, `paramctl checkpoint now JOB`.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cli/cli.h"
-#include "cli/display.h"
-#include "cli/local.h"
-#include "common/clock.h"
-#include "common/mem.h"
-#include "common/member.h"
-#include "common/registry.h"
-#include "common/storage.h"
-
-#define CALL_MS 10000u
+#include "cli/cluster.h"
 
 struct control {
-    const char *registry_uri, *directory, *output;
+    struct cluster_options where;
+    const char *output, *job;
     bool no_checkpoint, is_json;
     struct option_list words;
-    struct registry *registry;
+    struct cluster cluster;
 };
 
-/* ---- finding the cluster ---- */
-
-static enum err find_local(const struct control *c, const char *job, char **uri_out)
+static bool parse(struct control *c, const char *command, int argc, char **argv, int *code)
 {
-    char *directory = c->directory ? must_strdup(c->directory) : must_format("runs/%s", job);
-    struct storage_list list = {0};
-    char *found = NULL;
-    enum err err = storage_list(directory, &list);
-
-    for (size_t i = 0; !err && i < list.count; i++) {
-        if (strncmp(list.entries[i].name, LOCAL_REGISTRY_PREFIX, strlen(LOCAL_REGISTRY_PREFIX)) !=
-            0)
-            continue;
-        mem_free(found);
-        found = must_format("local:%s/%s", directory, list.entries[i].name);
-    }
-    storage_list_deinit(&list);
-    if (!found)
-        err =
-            err_set(ERR_NOT_FOUND, "no run of job '%s' goes on in %s; give --run-dir or --registry",
-                    job, directory);
-    mem_free(directory);
-    if (err)
-        return err;
-    *uri_out = found;
-    return ERR_NONE;
-}
-
-static enum err open_registry(struct control *c, const char *job)
-{
-    char *uri = NULL;
-    enum err err = ERR_NONE;
-
-    if (c->registry_uri)
-        uri = must_strdup(c->registry_uri);
-    else
-        err = find_local(c, job, &uri);
-    if (!err)
-        err = registry_open(uri, &c->registry);
-    mem_free(uri);
-    return err;
-}
-
-static bool parse(struct control *c, const char *command, int argc, char **argv, size_t words,
-                  int *code)
-{
+    bool is_stop = strcmp(command, "stop") == 0;
+    size_t words = strcmp(command, "checkpoint") == 0 ? 2 : 1;
     const struct option options[] = {
-        {"registry", 0, OPTION_TEXT, &c->registry_uri},
-        {"run-dir", 0, OPTION_TEXT, &c->directory},
+        CLUSTER_OPTIONS(c->where),
+        {"run-dir", 0, OPTION_TEXT, &c->where.run_directory},
         {"output", 'o', OPTION_TEXT, &c->output},
         {"no-checkpoint", 0, OPTION_FLAG, &c->no_checkpoint},
     };
 
     *code = EXIT_USAGE;
-    if (!options_parse(command, argc, argv, options, 4, &c->words) ||
+    if (!options_parse(command, argc, argv, options,
+                       sizeof options / sizeof *options - (is_stop ? 0 : 1), &c->words) ||
         !parse_output(command, c->output, &c->is_json, code))
         return false;
     if (c->words.count != words) {
         usage(command, words == 2 ? "`checkpoint now JOB` is wanted" : "one JOB is wanted");
         return false;
     }
-    enum err err = open_registry(c, c->words.items[words - 1]);
+    if (words == 2 && strcmp(c->words.items[0], "now") != 0) {
+        usage(command, "'%s' is not a verb; there is `checkpoint now JOB`", c->words.items[0]);
+        return false;
+    }
+    c->job = c->words.items[words - 1];
+    enum err err = cluster_open(&c->where, c->job, &c->cluster);
     if (err)
         *code = fail(err);
     return err == ERR_NONE;
@@ -96,84 +49,54 @@ static bool parse(struct control *c, const char *command, int argc, char **argv,
 
 static void control_deinit(struct control *c)
 {
-    registry_close(c->registry);
+    cluster_close(&c->cluster);
+    option_list_free(&c->where.sets);
     option_list_free(&c->words);
 }
 
-/* ---- status ---- */
-
-static enum err ask_status(struct control *c, const char *job, Paramd__Control__StatusReply **out)
+/* A refusal whose reason is that there is no such job has an exit code of its own. */
+static enum err refused(struct control *c, const char *text)
 {
-    Paramd__Control__StatusRequest request = PARAMD__CONTROL__STATUS_REQUEST__INIT;
-
-    request.job = (char *)job;
-    enum err err =
-        control_call(c->registry, CONTROL_STATUS, &request.base,
-                     &paramd__control__status_reply__descriptor, CALL_MS, (ProtobufCMessage **)out);
-    if (!err && !(*out)->found)
-        err = err_set(ERR_NOT_FOUND, "the cluster does not know job '%s'", job);
-    return err;
-}
-
-static struct json *status_json(const Paramd__Control__StatusReply *s)
-{
-    struct json *j = json_object();
-
-    json_set_text(j, "job", s->job);
-    json_set_text(j, "state", s->state);
-    json_set_text(j, "why", s->why);
-    json_set_int(j, "generation", (int64_t)s->generation);
-    json_set_int(j, "step", (int64_t)s->step);
-    json_set_int(j, "last_step", (int64_t)s->last_step);
-    json_set_int(j, "epoch", s->epoch);
-    json_set_int(j, "epochs", s->epochs);
-    json_set_int(j, "examples", (int64_t)s->examples);
-    json_set_number(j, "seconds", s->train_seconds);
-    json_set_number(j, "objective", s->objective);
-    json_set_text(j, "checkpoint", s->checkpoint);
-    json_set_int(j, "checkpoint_step", (int64_t)s->checkpoint_step);
-    json_set(j, "eval", display_metrics(display_final_eval(s)));
-    return j;
-}
-
-int command_status(int argc, char **argv)
-{
-    struct control c = {0};
     Paramd__Control__StatusReply *s = NULL;
-    int code;
+    char why[1024];
 
-    if (parse(&c, "status", argc, argv, 1, &code)) {
-        enum err err = ask_status(&c, c.words.items[0], &s);
-        code = err ? fail(err) : EXIT_DONE;
-        if (!err) {
-            struct json *j = status_json(s);
-            print_json(j, !c.is_json);
-            json_destroy(j);
-        }
-    }
+    snprintf(why, sizeof why, "%s", text);
+    enum err err = cluster_status(&c->cluster, c->job, &s);
     if (s)
         paramd__control__status_reply__free_unpacked(s, NULL);
-    control_deinit(&c);
-    return code;
+    return err == ERR_NOT_FOUND ? err : err_set(ERR_REFUSED, "%s", why);
 }
 
-/* ---- stop, kill, checkpoint now ---- */
+static void print(const struct control *c, const char *said, uint64_t step)
+{
+    if (c->is_json) {
+        struct json *j = json_object();
+        json_set_text(j, "job", c->job);
+        json_set_text(j, "said", said);
+        if (step)
+            json_set_int(j, "step", (int64_t)step);
+        print_json(j, false);
+        json_destroy(j);
+    } else if (step) {
+        printf("%s at step %" PRIu64 "\n", said, step);
+    } else {
+        printf("%s\n", said);
+    }
+}
 
 static int simple_call(struct control *c, const char *method, const ProtobufCMessage *request,
                        const char *said)
 {
     Paramd__Control__SimpleReply *reply = NULL;
     enum err err =
-        control_call(c->registry, method, request, &paramd__control__simple_reply__descriptor,
-                     CALL_MS, (ProtobufCMessage **)&reply);
+        cluster_call(&c->cluster, method, request, &paramd__control__simple_reply__descriptor,
+                     (ProtobufCMessage **)&reply);
 
     if (!err && *reply->error)
-        err = err_set(ERR_REFUSED, "%s", reply->error);
+        err = refused(c, reply->error);
     int code = err ? fail(err) : EXIT_DONE;
-    if (!err && reply->step)
-        printf("%s at step %" PRIu64 "\n", said, reply->step);
-    else if (!err)
-        printf("%s\n", said);
+    if (!err)
+        print(c, said, reply->step);
     if (reply)
         paramd__control__simple_reply__free_unpacked(reply, NULL);
     return code;
@@ -184,9 +107,9 @@ static int stop(const char *command, int argc, char **argv, bool is_kill)
     struct control c = {0};
     int code;
 
-    if (parse(&c, command, argc, argv, 1, &code)) {
+    if (parse(&c, command, argc, argv, &code)) {
         Paramd__Control__StopRequest request = PARAMD__CONTROL__STOP_REQUEST__INIT;
-        request.job = (char *)c.words.items[0];
+        request.job = (char *)c.job;
         request.checkpoint = !is_kill && !c.no_checkpoint;
         request.kill = is_kill;
         code = simple_call(&c, CONTROL_STOP, &request.base, is_kill ? "killed" : "stops");
@@ -210,14 +133,11 @@ int command_checkpoint(int argc, char **argv)
     struct control c = {0};
     int code;
 
-    if (parse(&c, "checkpoint", argc, argv, 2, &code)) {
+    if (parse(&c, "checkpoint", argc, argv, &code)) {
         Paramd__Control__CheckpointNowRequest request =
             PARAMD__CONTROL__CHECKPOINT_NOW_REQUEST__INIT;
-        request.job = (char *)c.words.items[1];
-        code = strcmp(c.words.items[0], "now") == 0
-                   ? simple_call(&c, CONTROL_CHECKPOINT_NOW, &request.base, "a checkpoint is taken")
-                   : usage("checkpoint", "'%s' is not a verb; there is `checkpoint now JOB`",
-                           c.words.items[0]);
+        request.job = (char *)c.job;
+        code = simple_call(&c, CONTROL_CHECKPOINT_NOW, &request.base, "a checkpoint is taken");
     }
     control_deinit(&c);
     return code;

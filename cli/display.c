@@ -23,6 +23,10 @@ struct display {
     uint64_t plain_ms, sample_ms; /* of the last ones */
     uint64_t last_step;
     char state[32];
+    /* What was lost and has not come back to work yet, and what was seen of it before. */
+    bool seen, recovers;
+    uint64_t lost_ms, floor_step;
+    uint32_t recoveries, moves;
     /* For the rate now: the step at some moment before. */
     uint64_t rate_examples, rate_ms;
     double rate;
@@ -138,6 +142,72 @@ static void show_eval(struct display *p, const Paramd__Control__EvalRecord *e)
     write_metrics(p, line);
 }
 
+/* ---- recovery ---- */
+
+static const char *last_part(const char *uri)
+{
+    const char *slash = strrchr(uri, '/');
+
+    return slash ? slash + 1 : uri;
+}
+
+void display_lost(struct display *p)
+{
+    p->lost_ms = clock_ms();
+}
+
+static void begin_recovery(struct display *p, uint64_t floor_step, uint64_t now)
+{
+    if (!p->recovers)
+        p->lost_ms = p->lost_ms ? p->lost_ms : now;
+    p->recovers = true;
+    p->floor_step = floor_step;
+}
+
+/* The first step beyond what the loss undid or held up: the job trains again. */
+static void end_recovery(struct display *p, const Paramd__Control__StatusReply *s, uint64_t now)
+{
+    double seconds = (double)(now - p->lost_ms) / 1000;
+    struct json *line = json_object();
+
+    display_say(p, "goes on at step %llu after %.1f s", (unsigned long long)s->step, seconds);
+    json_set_text(line, "kind", "recovery");
+    json_set_int(line, "step", (int64_t)s->step);
+    json_set_number(line, "seconds", seconds);
+    json_set_int(line, "generation", (int64_t)s->generation);
+    json_set_int(line, "recoveries", s->recoveries);
+    json_set_int(line, "moves", s->moves);
+    write_metrics(p, line);
+    p->recovers = false;
+    p->lost_ms = 0;
+}
+
+static void show_recovery(struct display *p, const Paramd__Control__StatusReply *s, uint64_t now)
+{
+    bool runs = strcmp(s->state, "RUNNING") == 0;
+
+    if (p->seen && s->recoveries > p->recoveries) {
+        begin_recovery(p, s->checkpoint_step, now);
+        if (s->checkpoint_step)
+            display_say(p, "recovering from checkpoint %s, generation %llu",
+                        last_part(s->checkpoint), (unsigned long long)s->generation);
+        else
+            display_say(p, "recovering from the beginning, generation %llu",
+                        (unsigned long long)s->generation);
+    }
+    if (p->seen && s->moves > p->moves) {
+        begin_recovery(p, p->recovers ? p->floor_step : s->step, now);
+        display_say(p, "%u rank%s moved to another worker", s->moves - p->moves,
+                    s->moves - p->moves > 1 ? "s" : "");
+    }
+    p->seen = true;
+    p->recoveries = s->recoveries;
+    p->moves = s->moves;
+    if (p->recovers && ((runs && s->step > p->floor_step) || strcmp(s->state, "FINISHING") == 0 ||
+                        strcmp(s->state, "DONE") == 0))
+        end_recovery(p, s, now);
+}
+
 /* ---- the line ---- */
 
 static void update_rate(struct display *p, const Paramd__Control__StatusReply *s, uint64_t now)
@@ -222,6 +292,12 @@ void display_update(struct display *p, const Paramd__Control__StatusReply *s)
 {
     uint64_t now = clock_ms();
 
+    show_recovery(p, s, now);
+    /* A recovery takes back what came after its checkpoint. */
+    if (p->evals_shown > s->n_evals)
+        p->evals_shown = s->n_evals;
+    if (p->warnings_shown > s->n_warnings)
+        p->warnings_shown = s->n_warnings;
     for (; p->evals_shown < s->n_evals; p->evals_shown++)
         show_eval(p, s->evals[p->evals_shown]);
     for (; p->warnings_shown < s->n_warnings; p->warnings_shown++) {
@@ -270,6 +346,9 @@ void display_summary(const Paramd__Control__StatusReply *s, const char *digest,
         fprintf(stderr, "evaluation%s\n", text.data ? text.data : "");
         str_deinit(&text);
     }
+    if (s->recoveries || s->moves)
+        fprintf(stderr, "recovered   %u times from a checkpoint; %u moves of ranks\n",
+                s->recoveries, s->moves);
     if (s->checkpoint && *s->checkpoint)
         fprintf(stderr, "checkpoint  %s\n", s->checkpoint);
     if (digest && *digest)

@@ -2,9 +2,9 @@
  * display.h - what a run shows while it goes on, and at its end.
  *
  * On a terminal one live line (step, epoch, examples/s, loss, time left); elsewhere a plain line
- * every ten seconds. Evaluations and warnings get a line of their own, once. All of it goes to
- * stderr; metrics.jsonl gets a JSON object a line: a sample a second, every evaluation, every
- * warning.
+ * every ten seconds. Evaluations, warnings and recoveries get a line of their own, once. All of it
+ * goes to stderr; metrics.jsonl gets a JSON object a line: a sample a second, every evaluation,
+ * every warning, every recovery with its time.
  *
  * Threads  one.
  */
@@ -23,6 +23,8 @@ struct display;
 /* `metrics_path` NULL: no file; it is appended to. `quiet`: evaluations and warnings only. */
 enum err display_create(const char *metrics_path, bool quiet, struct display **out) MUST_CHECK;
 void display_update(struct display *p, const Paramd__Control__StatusReply *status);
+/* A process of the job has died now: the time to the next step counts from here. */
+void display_lost(struct display *p);
 /* A message on a line of its own. */
 void display_say(struct display *p, const char *format, ...) PRINTF_LIKE(2, 3);
 /* Ends the live line. */

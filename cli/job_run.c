@@ -1,8 +1,8 @@
 #include "cli/job_run.h"
 
-#include <signal.h>
 #include <string.h>
 
+#include "cli/interrupt.h"
 #include "cli/local.h"
 #include "common/clock.h"
 #include "common/mem.h"
@@ -14,34 +14,6 @@
 #define SILENCE_MS         30000u /* no answer from a leader whose processes all live */
 #define INTERRUPT_GRACE_MS 30000u
 #define STOP_GRACE_MS      5000u
-
-static volatile sig_atomic_t signals_seen;
-
-static void count_signal(int number)
-{
-    (void)number;
-    signals_seen++;
-}
-
-struct handlers {
-    struct sigaction interrupt, terminate;
-};
-
-static void handlers_install(struct handlers *old)
-{
-    struct sigaction action = {.sa_handler = count_signal};
-
-    signals_seen = 0;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, &old->interrupt);
-    sigaction(SIGTERM, &action, &old->terminate);
-}
-
-static void handlers_restore(const struct handlers *old)
-{
-    sigaction(SIGINT, &old->interrupt, NULL);
-    sigaction(SIGTERM, &old->terminate, NULL);
-}
 
 /* Retries while the cluster elects its leader. */
 static enum err submit(struct local *local, const struct job_request *request,
@@ -64,7 +36,7 @@ static enum err submit(struct local *local, const struct job_request *request,
         err = control_call(local_registry(local), CONTROL_SUBMIT, &message.base,
                            &paramd__control__submit_reply__descriptor, CALL_MS,
                            (ProtobufCMessage **)&reply);
-        if (err == ERR_NONE || signals_seen || clock_ms() > end)
+        if (err == ERR_NONE || interrupt_count() || clock_ms() > end)
             break;
         if (!local_is_whole(local, &out->why)) {
             err = err_set(ERR_UNAVAILABLE, "%s", out->why.data);
@@ -142,11 +114,11 @@ static void follow(struct local *local, const struct job_request *request, struc
     uint64_t answered = clock_ms(), stop_asked = 0;
 
     for (;; clock_sleep_ms(POLL_MS)) {
-        if (signals_seen && !stop_asked) {
+        if (interrupt_count() && !stop_asked) {
             stop_asked = clock_ms();
             ask_stop(local, request->job->name, display);
         }
-        if (signals_seen > 1 || (stop_asked && clock_ms() - stop_asked > INTERRUPT_GRACE_MS)) {
+        if (interrupt_count() > 1 || (stop_asked && clock_ms() - stop_asked > INTERRUPT_GRACE_MS)) {
             out->kind = JOB_INTERRUPTED;
             return;
         }
@@ -178,22 +150,22 @@ enum err job_run(const struct job_request *request, struct display *display,
     struct local_options options = {request->directory, request->servers, request->workers,
                                     request->daemon_sets};
     struct local *local = NULL;
-    struct handlers old;
+    struct interrupt old;
     enum err err;
 
     *out = (struct job_outcome){.kind = JOB_FAILED};
-    handlers_install(&old);
+    interrupt_install(&old);
     err = local_start(&options, &local);
     if (!err)
         err = submit(local, request, out);
-    if (err && signals_seen) {
+    if (err && interrupt_count()) {
         err = ERR_NONE;
         out->kind = JOB_INTERRUPTED;
     } else if (!err) {
         follow(local, request, display, out);
     }
     local_stop(local, STOP_GRACE_MS);
-    handlers_restore(&old);
+    interrupt_restore(&old);
     return err;
 }
 

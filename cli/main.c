@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/cluster.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/str.h"
@@ -28,19 +29,27 @@ static const struct command commands[] = {
      "check a job file, or print it with every default filled in", command_config},
     {"data", "data describe -f JOB.yaml [--examples N] [--set a.b=V] [--var x=V] [-o json]",
      "what the job's training data holds, feature by feature", command_data},
-    {"status", "status JOB [--registry URI | --run-dir DIR] [-o json]", "how a running job stands",
-     command_status},
-    {"stop", "stop JOB [--no-checkpoint] [--registry URI | --run-dir DIR]",
+    {"submit",
+     "submit -f JOB.yaml [--wait [--timeout SECONDS]] [--resume[=auto]|--fresh] [--set a.b=V] "
+     "[--var x=V] " CLUSTER_SYNOPSIS " [-o json]",
+     "give a job to a cluster; --wait shows it and ends with its exit code", command_submit},
+    {"list", "list [--all] [--members] " CLUSTER_SYNOPSIS " [-o json]",
+     "the jobs of a cluster, in the order of its queue; --all: and those it had", command_list},
+    {"members", "members " CLUSTER_SYNOPSIS " [-o json]",
+     "the daemons of a cluster and what they do", command_members},
+    {"status", "status JOB [-w [--timeout SECONDS]] " CLUSTER_SYNOPSIS " [--run-dir DIR] [-o json]",
+     "how a job stands; -w shows it until it is over and ends with its exit code", command_status},
+    {"logs", "logs JOB [-f [--timeout SECONDS]] " CLUSTER_SYNOPSIS " [--run-dir DIR] [-o json]",
+     "what happened to a job; -f goes on until it is over", command_logs},
+    {"stop", "stop JOB [--no-checkpoint] " CLUSTER_SYNOPSIS " [--run-dir DIR] [-o json]",
      "end a running job at its next drain point, with a checkpoint to resume from", command_stop},
-    {"kill", "kill JOB [--registry URI | --run-dir DIR]", "end a running job at once",
+    {"kill", "kill JOB " CLUSTER_SYNOPSIS " [--run-dir DIR] [-o json]", "end a running job at once",
      command_kill},
-    {"checkpoint", "checkpoint now JOB [--registry URI | --run-dir DIR]",
+    {"checkpoint", "checkpoint now JOB " CLUSTER_SYNOPSIS " [--run-dir DIR] [-o json]",
      "take a checkpoint at the next drain point", command_checkpoint},
     {"doctor", "doctor", "whether this machine has what paramd needs", command_doctor},
     {"version", "version", "version and build", command_version},
 };
-
-static const char *const cluster_commands[] = {"submit", "list", "logs", NULL};
 
 const struct command *command_find(const char *name)
 {
@@ -56,7 +65,9 @@ static void print_help(FILE *to)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         fprintf(to, "  paramctl %s\n      %s\n", commands[i].synopsis, commands[i].help);
     fprintf(to,
-            "\nexit codes: 0 done, 1 error, 2 usage, 3 the job failed, 4 not found, 5 timed out,\n"
+            "\nThe cluster: --registry URI, PARAMD_REGISTRY, or `registry: URI` in "
+            "~/.config/paramd/paramctl.yaml or /etc/paramd/paramctl.yaml.\n"
+            "exit codes: 0 done, 1 error, 2 usage, 3 the job failed, 4 not found, 5 timed out,\n"
             "6 unreachable, 130 interrupted\n");
 }
 
@@ -64,14 +75,6 @@ static int unknown_command(const char *name)
 {
     const char *names[sizeof commands / sizeof *commands + 1] = {NULL};
 
-    for (size_t i = 0; cluster_commands[i]; i++)
-        if (strcmp(cluster_commands[i], name) == 0) {
-            fprintf(stderr,
-                    "error: '%s' needs a cluster, which this version does not have yet; "
-                    "`paramctl run` trains on this machine\n",
-                    name);
-            return EXIT_USAGE;
-        }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         names[i] = commands[i].name;
     const char *near = str_nearest(name, names);

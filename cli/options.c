@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "common/mem.h"
+#include "common/settings_table.h"
 #include "common/storage.h"
 #include "common/str.h"
 
@@ -160,15 +161,15 @@ bool options_parse(const char *command, int argc, char **argv, const struct opti
  */
 static bool is_daemon_setting(const char *set)
 {
-    static const char *const names[] = {
-        "registry",     "listen",        "advertise",   "log_level",         "log_file",
-        "scratch",      "memory",        "threads",     "transport_threads", "call_timeout",
-        "peer_timeout", "stall_timeout", "message_max", "unix_sockets",      NULL};
     struct span name = span_make(set, strcspn(set, "=."));
 
-    for (size_t i = 0; names[i]; i++)
-        if (span_is(name, names[i]))
+    for (size_t i = 0; i < daemon_setting_count; i++) {
+        const char *path = daemon_settings[i].path;
+        if (span_is(name, "name") || span_make(path, strcspn(path, ".")).size != name.size)
+            continue;
+        if (strncmp(path, name.data, name.size) == 0)
             return true;
+    }
     return false;
 }
 

@@ -18,6 +18,7 @@
 #include "cli/display.h"
 #include "cli/job_run.h"
 #include "cli/local.h"
+#include "cli/messages.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -225,29 +226,6 @@ static enum err run_attempts(struct run *r)
 
 /* ---- the result ---- */
 
-static struct json *result(const struct run *r)
-{
-    const Paramd__Control__StatusReply *s = r->outcome.status;
-    struct json *j = json_object(), *train = json_object();
-
-    json_set_text(j, "job", r->job->name);
-    json_set_text(j, "state", r->outcome.kind == JOB_DIED ? "FAILED" : s->state);
-    json_set_int(j, "epochs", s->epoch);
-    json_set_int(j, "steps", (int64_t)s->step);
-    json_set_int(j, "examples", (int64_t)s->examples);
-    json_set_number(j, "seconds", s->train_seconds);
-    json_set_number(j, "examples_per_second",
-                    s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0);
-    json_set_number(train, "objective", s->objective);
-    json_set(j, "train", train);
-    json_set(j, "eval", display_metrics(display_final_eval(s)));
-    json_set_text(j, "checkpoint", s->checkpoint);
-    json_set_text(j, "digest", r->digest);
-    if (r->outcome.why.data && *r->outcome.why.data)
-        json_set_text(j, "why", r->outcome.why.data);
-    return j;
-}
-
 static int finish(struct run *r)
 {
     const Paramd__Control__StatusReply *s = r->outcome.status;
@@ -256,7 +234,8 @@ static int finish(struct run *r)
         checkpoint_digest(s->checkpoint, r->digest) != ERR_NONE)
         fprintf(stderr, "warning: no digest: %s\n", err_text());
     if (s && r->is_json) {
-        struct json *j = result(r);
+        const char *state = r->outcome.kind == JOB_DIED ? "FAILED" : s->state;
+        struct json *j = message_result(s, state, r->digest, r->outcome.why.data);
         print_json(j, false);
         json_destroy(j);
     } else if (s && r->outcome.kind != JOB_DIED && strcmp(s->state, "FAILED") != 0) {

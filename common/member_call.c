@@ -104,8 +104,6 @@ static enum rpc_status call_once(const char *address, const char *method,
     buf_unref(b);
     struct rpc_call_options options = {.method = method, .timeout_ms = timeout_ms};
     enum rpc_status status = rpc_channel_call_sync(channel, &options, &body, reply);
-    if (status != RPC_OK)
-        err_prefix(rpc_status_err(status), "%s at %s", method, address);
     chain_deinit(&body);
     rpc_channel_close(channel);
     return status;
