@@ -154,39 +154,45 @@ static enum err check_there(const char *uri)
     return err;
 }
 
-static enum err open_registry(const struct daemon_settings *s, struct cluster *c)
-{
-    enum err err = check_there(c->uri);
-
-    if (!err)
-        err = registry_open(c->uri, &c->registry);
-    return err;
-}
-
-enum err cluster_open(const struct cluster_options *o, const char *job, struct cluster *out)
+enum err cluster_find(const struct cluster_options *o, const char *job, struct cluster *out)
 {
     struct cluster c = {0};
     struct config config = {0};
-    struct daemon_settings *settings = NULL;
     static const char *const none[] = {NULL};
     enum err err = config_find(&config, o->config);
 
-    if (o->run_directory && (o->registry || sets_registry(&o->sets)))
+    if (!err && o->run_directory && (o->registry || sets_registry(&o->sets)))
         err = err_set(ERR_INPUT, "--run-dir and --registry exclude each other");
     if (!err)
         err = choose(o, job, &config, &c.uri);
     if (!err)
         err = daemon_settings_parse(config.path ? config.path : "--set", config.text, config.size,
-                                    o->sets.items ? o->sets.items : none, &settings);
-    if (!err) {
-        if (!c.uri)
-            c.uri = must_strdup(settings->registry);
-        c.call_ms = settings->call_timeout_ms;
-        err = open_registry(settings, &c);
-    }
-    daemon_settings_destroy(settings);
+                                    o->sets.items ? o->sets.items : none, &c.settings);
+    if (!err && !c.uri)
+        c.uri = must_strdup(c.settings->registry);
     mem_free(config.path);
     mem_free(config.text);
+    if (err)
+        cluster_close(&c);
+    else
+        *out = c;
+    return err;
+}
+
+enum err cluster_connect(struct cluster *c)
+{
+    enum err err = check_there(c->uri);
+
+    return err ? err : registry_open(c->uri, &c->registry);
+}
+
+enum err cluster_open(const struct cluster_options *o, const char *job, struct cluster *out)
+{
+    struct cluster c = {0};
+    enum err err = cluster_find(o, job, &c);
+
+    if (!err)
+        err = cluster_connect(&c);
     if (err)
         cluster_close(&c);
     else
@@ -197,6 +203,7 @@ enum err cluster_open(const struct cluster_options *o, const char *job, struct c
 void cluster_close(struct cluster *c)
 {
     registry_close(c->registry);
+    daemon_settings_destroy(c->settings);
     mem_free(c->uri);
     *c = (struct cluster){0};
 }
@@ -211,7 +218,8 @@ bool cluster_is_local(const struct cluster *c)
 enum err cluster_call(struct cluster *c, const char *method, const ProtobufCMessage *request,
                       const ProtobufCMessageDescriptor *reply_type, ProtobufCMessage **out)
 {
-    enum err err = control_call(c->registry, method, request, reply_type, c->call_ms, out);
+    enum err err =
+        control_call(c->registry, method, request, reply_type, c->settings->call_timeout_ms, out);
 
     if (err == ERR_NOT_FOUND)
         return err_set(ERR_UNAVAILABLE, "no paramd-server leads the cluster at %s: %s", c->uri,

@@ -41,12 +41,15 @@ struct cluster_options {
 #define CLUSTER_SYNOPSIS     "[--registry URI] [--config FILE]"
 
 struct cluster {
-    struct registry *registry;
     char *uri;
-    uint32_t call_ms; /* how long one call may take */
+    struct daemon_settings *settings;
+    struct registry *registry; /* NULL until cluster_connect() */
 };
 
-/* `job` NULL: any; a run in this directory is not looked for then. */
+/* `job` NULL: any; a run in this directory is not looked for then. _open is _find and _connect. */
+enum err cluster_find(const struct cluster_options *o, const char *job,
+                      struct cluster *out) MUST_CHECK;
+enum err cluster_connect(struct cluster *c) MUST_CHECK;
 enum err cluster_open(const struct cluster_options *o, const char *job,
                       struct cluster *out) MUST_CHECK;
 void cluster_close(struct cluster *c);          /* accepts a zeroed one */

@@ -249,9 +249,11 @@ int command_submit(int argc, char **argv)
     if (code == EXIT_DONE) {
         enum err err = load_job(o.file, &o.job_sets, &o.vars, &o.job);
         if (!err)
-            err = cluster_open(&o.where, NULL, &o.cluster);
+            err = cluster_find(&o.where, NULL, &o.cluster);
         if (!err)
             err = settle_paths(&o);
+        if (!err)
+            err = cluster_connect(&o.cluster);
         if (!err)
             err = send(&o);
         code = err ? fail(err) : o.wait ? wait_for_it(&o) : say_taken(&o);

@@ -19,7 +19,7 @@ import zlib
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import Cases, Workplace, run  # noqa: E402
 
-OK, ERROR, USAGE, FAILED, ABSENT = 0, 1, 2, 3, 4
+OK, ERROR, USAGE, FAILED, ABSENT, UNREACHABLE = 0, 1, 2, 3, 4, 6
 LIMIT_S = 60
 CRASH = re.compile(r"Sanitizer|runtime error:|check does not hold|Segmentation|stack smashing")
 
@@ -151,7 +151,20 @@ def test_configuration():
 COMMANDS = [
     ([], USAGE, ["paramctl run -f JOB.yaml"]),
     (["rnu"], USAGE, ["'rnu' is not a command", "did you mean 'run'?"]),
-    (["submit"], USAGE, ["'submit' needs a cluster"]),
+    (["submit"], USAGE, ["-f JOB.yaml is missing"]),
+    (["submit", "-f", "j.yaml"], ERROR, ["no cluster is named", "--registry", "PARAMD_REGISTRY"]),
+    (["submit", "-f", "j.yaml", "--registry", "zk://h:1/c"], ERROR, ["data.train", "'t.csv' is relative"]),
+    (["submit", "-f", "j.yaml", "--timeout", "1"], USAGE, ["--timeout goes with --wait"]),
+    (["submit", "-f", "j.yaml", "--resume", "--fresh"], USAGE, ["exclude each other"]),
+    (["list"], ERROR, ["no cluster is named"]),
+    (["list", "x"], USAGE, ["'x' is one word too many"]),
+    (["list", "--registry", "ftp:x"], ERROR, ["'ftp:x'", "local:"]),
+    (["list", "--registry", "local:nowhere"], UNREACHABLE, ["local:nowhere"]),
+    (["list", "--config", "nowhere.yaml"], ABSENT, ["nowhere.yaml"]),
+    (["members", "-o", "xml"], USAGE, ["'xml'"]),
+    (["logs"], USAGE, ["one JOB is wanted"]),
+    (["status", "a", "-w", "--timeout", "soon"], USAGE, ["'soon'"]),
+    (["stop", "a", "--registry", "local:x", "--run-dir", "y"], ERROR, ["exclude each other"]),
     (["status", "nobody"], ABSENT, ["'nobody'", "runs/nobody"]),
     (["stop"], USAGE, ["paramctl stop"]),
     (["kill", "nobody"], ABSENT, ["'nobody'"]),
