@@ -13,6 +13,7 @@ struct coordinator *coordinator_create(const struct coordinator_options *o)
     struct coordinator *c = must_alloc(sizeof *c);
     c->options = *o;
     c->actions_end = &c->actions;
+    load_begin(c);
     return c;
 }
 
@@ -41,18 +42,21 @@ void coordinator_destroy(struct coordinator *c)
     }
     while (c->actions != NULL)
         coordinator_action_destroy(coordinator_next_action(c));
+    past_free(c);
     mem_free(c);
 }
 
 /* ---- the machine's turn ---- */
 
+/* Input and bugs meet every member alike; for want of something, another may do better
+ * (coordinator_recover). */
 static bool fail_by_member(struct coordinator *c, struct job_run *j, const struct fellow *f,
                            uint64_t now)
 {
     const Paramd__Control__MemberState *s = state_of(j, f);
     if (s == NULL || s->failure == NULL ||
-        s->failure->kind == PARAMD__CONTROL__FAILURE__KIND__NONE ||
-        s->failure->kind == PARAMD__CONTROL__FAILURE__KIND__RESTORE_REFUSED)
+        (s->failure->kind != PARAMD__CONTROL__FAILURE__KIND__INPUT &&
+         s->failure->kind != PARAMD__CONTROL__FAILURE__KIND__BUG))
         return false;
     job_fail(c, j, now, "%s '%s': %s", f->is_server ? "server" : "worker", f->id, s->failure->text);
     return true;
@@ -70,11 +74,20 @@ static void take_failures(struct coordinator *c, struct job_run *j, uint64_t now
 
 static void job_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
-    if (j->state != JOB_QUEUED && !job_is_over(j))
+    if (!job_is_over(j) && j->formed)
         take_failures(c, j, now);
+    if (!job_is_over(j) && j->formed)
+        leave_step(c, j, now);
+    record_step(c, j, now);
     switch (j->state) {
     case JOB_QUEUED:
         queued_step(c, j, now);
+        break;
+    case JOB_RECOVERING:
+        if (j->adopting)
+            adopt_step(c, j, now);
+        else
+            queued_step(c, j, now);
         break;
     case JOB_FORMING:
         forming_step(c, j, now);
@@ -88,12 +101,13 @@ static void job_step(struct coordinator *c, struct job_run *j, uint64_t now)
     case JOB_FINISHING:
         finishing_step(c, j, now);
         break;
-    case JOB_RECOVERING:
     case JOB_DONE:
     case JOB_FAILED:
     case JOB_STOPPED:
         break;
     }
+    if (!job_is_over(j) && j->formed)
+        slots_step(c, j, now);
     if (!job_is_over(j))
         watch_step(c, j, now);
     job_release(c, j, now);
@@ -102,6 +116,13 @@ static void job_step(struct coordinator *c, struct job_run *j, uint64_t now)
 /* Until nothing moves: a job may pass several states on one report. */
 static void advance(struct coordinator *c, uint64_t now)
 {
+    c->now_ms = now;
+    if (!c->loaded) {
+        if (c->load_id == 0 && now >= c->load_retry_ms)
+            load_begin(c);
+        return;
+    }
+    leave_pool(c);
     for (struct job_run *j = c->jobs; j != NULL; j = j->next) {
         enum job_state before;
         do {
@@ -113,7 +134,7 @@ static void advance(struct coordinator *c, uint64_t now)
 
 /* ---- members ---- */
 
-static struct fellow *fellow_find(const struct coordinator *c, const char *id)
+struct fellow *fellow_find(const struct coordinator *c, const char *id)
 {
     struct fellow *f = c->fellows;
     while (f != NULL && strcmp(f->id, id) != 0)
@@ -122,18 +143,16 @@ static struct fellow *fellow_find(const struct coordinator *c, const char *id)
 }
 
 /* Keeps them in the order of their ids, so that the same members are dealt out the same way. */
-static struct fellow *fellow_add(struct coordinator *c, const Paramd__Control__MemberState *state)
+struct fellow *fellow_add(struct coordinator *c, const char *id, bool is_server)
 {
     struct fellow *f = must_alloc(sizeof *f);
-    f->id = must_strdup(state->member);
-    f->is_server = strcmp(state->role, "server") == 0;
+    f->id = must_strdup(id);
+    f->is_server = is_server;
     struct fellow **at = &c->fellows;
     while (*at != NULL && strcmp((*at)->id, f->id) < 0)
         at = &(*at)->next;
     f->next = *at;
     *at = f;
-    act_log(c, COORDINATOR_INFO, "member joined member=%s role=%s address=%s", f->id, state->role,
-            state->address);
     return f;
 }
 
@@ -154,7 +173,11 @@ enum err coordinator_member(struct coordinator *c, Paramd__Control__MemberState 
     }
     struct fellow *f = fellow_find(c, state->member);
     if (f == NULL)
-        f = fellow_add(c, state);
+        f = fellow_add(c, state->member, strcmp(state->role, "server") == 0);
+    if (f->state == NULL)
+        act_log(c, COORDINATOR_INFO, "member joined member=%s role=%s address=%s", f->id,
+                state->role, state->address);
+    f->named = false;
     f->seen_ms = now_ms;
     /* Two exchanges of a member may arrive in either order. */
     bool older = f->state != NULL && state->sequence != 0 && state->sequence < f->state->sequence;
@@ -179,24 +202,6 @@ void coordinator_heard(struct coordinator *c, const char *member, uint64_t now_m
         f->seen_ms = now_ms;
 }
 
-static void lose_from_job(struct coordinator *c, struct job_run *j, struct fellow *f,
-                          const char *why, uint64_t now)
-{
-    struct fellow **list = f->is_server ? j->servers : j->workers;
-    uint32_t count = f->is_server ? j->server_count : j->worker_count;
-    for (uint32_t i = 0; i < count; i++) {
-        if (list[i] != f)
-            continue;
-        list[i] = NULL;
-        if (j->state == JOB_QUEUED || j->state == JOB_FINISHING || job_is_over(j))
-            continue;
-        const char *from = j->newest_name != NULL ? j->newest_name : "the initial state";
-        job_fail(c, j, now, "%s '%s' was lost (%s); `paramctl run --resume` continues from %s%s",
-                 f->is_server ? "server" : "worker", f->id, why,
-                 j->newest_name != NULL ? "checkpoint " : "", from);
-    }
-}
-
 void coordinator_member_lost(struct coordinator *c, const char *member, const char *why,
                              uint64_t now_ms)
 {
@@ -208,8 +213,9 @@ void coordinator_member_lost(struct coordinator *c, const char *member, const ch
         return;
     act_log(c, f->shutdown ? COORDINATOR_INFO : COORDINATOR_WARN, "member left member=%s why='%s'",
             f->id, why);
+    c->now_ms = now_ms;
     for (struct job_run *j = c->jobs; j != NULL; j = j->next)
-        lose_from_job(c, j, f, why, now_ms);
+        lose_member(c, j, f, true, why, now_ms);
     *at = f->next;
     fellow_free(f);
     advance(c, now_ms);
@@ -252,7 +258,7 @@ static void forget_old(struct coordinator *c, const char *same_name)
     while (*at != NULL) {
         struct job_run *j = *at;
         bool same = strcmp(j->name, same_name) == 0;
-        if (!job_is_over(j) || j->releasing || (!same && over <= JOBS_KEPT)) {
+        if (!job_is_over(j) || j->releasing || j->recording != RECORD_NONE || (!same && over <= JOBS_KEPT)) {
             at = &j->next;
             continue;
         }
@@ -272,6 +278,9 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
                             uint64_t now_ms, const char **job_out)
 {
     struct job_run *j;
+    c->now_ms = now_ms;
+    if (!c->loaded)
+        return err_set(ERR_UNAVAILABLE, "this leader is new and reads the registry; try again");
     enum err e = job_make(request, &j);
     if (e != ERR_NONE)
         return e;
@@ -292,13 +301,13 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
     }
     j->sequence = ++c->next_sequence;
     j->progress_ms = now_ms;
+    j->submitted_unix_ms = now_ms + c->options.unix_offset_ms;
     struct job_run **end = &c->jobs;
     while (*end != NULL)
         end = &(*end)->next;
     *end = j;
-    act_log(c, COORDINATOR_INFO,
-            "submitted job=%s mode=%s servers=%u workers=%u ranks=%u hash=%.12s", j->name, j->mode,
-            j->server_count, j->worker_count, j->job->train.ranks, j->job->hash);
+    job_note(c, j, COORDINATOR_INFO, "submitted mode=%s servers=%u workers=%u ranks=%u hash=%.12s",
+             j->mode, j->server_count, j->worker_count, j->job->train.ranks, j->job->hash);
     pick_ask(c, j, now_ms);
     *job_out = j->name;
     advance(c, now_ms);
@@ -308,7 +317,7 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
 enum err coordinator_submitted(struct coordinator *c, const char *job, bool *pending)
 {
     const struct job_run *j = job_find(c, job);
-    *pending = j != NULL && !job_is_over(j) && j->pick != PICK_DONE;
+    *pending = j != NULL && !job_is_over(j) && (j->pick != PICK_DONE || !j->taken);
     bool refused = j != NULL && j->state == JOB_FAILED && (j->round == 0 || j->pick != PICK_DONE);
     return refused ? err_set(ERR_REFUSED, "%s", j->why) : ERR_NONE;
 }
@@ -332,13 +341,18 @@ enum err coordinator_stop(struct coordinator *c, const Paramd__Control__StopRequ
     if (e != ERR_NONE)
         return e;
     bool gracefully = request->checkpoint && !request->kill && !j->eval_mode &&
-                      (j->state == JOB_RUNNING || j->state == JOB_FINISHING);
+                      (j->state == JOB_RUNNING || j->state == JOB_FINISHING || j->adopting);
+    c->now_ms = now_ms;
     if (gracefully) {
-        act_log(c, COORDINATOR_INFO, "job=%s stops at the next drain point", j->name);
+        job_note(c, j, COORDINATOR_INFO, "stops at the next drain point");
         j->stop_asked = true;
+        record_note(c, j);
     } else {
         job_set_state(c, j, JOB_STOPPED, now_ms);
-        job_set_why(j, "%s", request->kill ? "killed" : "stopped without a checkpoint");
+        const char *newest = j->newest_name;
+        job_set_why(j, "%s; %s%s", request->kill ? "killed" : "stopped without a new checkpoint",
+                    newest != NULL ? "the newest checkpoint is " : "there is no checkpoint",
+                    newest != NULL ? newest : "");
         job_end(c, j, JOB_STOPPED, now_ms);
     }
     advance(c, now_ms);
@@ -361,6 +375,24 @@ enum err coordinator_checkpoint_now(struct coordinator *c, const char *job, uint
     *step_out = steps_drain_at_or_after(&j->steps, largest + 1);
     advance(c, now_ms);
     return ERR_NONE;
+}
+
+void coordinator_pause(struct coordinator *c, bool pause)
+{
+    if (c->pause == pause)
+        return;
+    c->pause = pause;
+    act_log(c, pause ? COORDINATOR_WARN : COORDINATOR_INFO, "%s",
+            pause ? "the registry is away for too long: shards hold at the next drain point"
+                  : "the registry is back: shards go on");
+}
+
+const char *coordinator_unheard(const struct coordinator *c, size_t index)
+{
+    for (const struct fellow *f = c->fellows; f != NULL; f = f->next)
+        if (f->named && index-- == 0)
+            return f->id;
+    return NULL;
 }
 
 /* ---- actions ---- */
@@ -388,28 +420,21 @@ void coordinator_action_destroy(struct coordinator_action *a)
     mem_free(a->job);
     mem_free(a->uri);
     mem_free(a->text);
+    mem_free(a->history);
     mem_free(a);
-}
-
-static void record_result(struct coordinator *c, struct job_run *j,
-                          const struct coordinator_result *r, uint64_t now)
-{
-    j->record_id = 0;
-    if (r->code == ERR_NONE) {
-        j->verdict_step = j->hold_step;
-        j->verdict_stop = j->hold_stop;
-        j->hold = HOLD_NONE;
-        return;
-    }
-    job_warn(c, j, "the registry did not take the verdict of step %llu: %s",
-             (unsigned long long)j->hold_step, r->text);
-    j->record_retry_ms = now + 1000;
 }
 
 void coordinator_result(struct coordinator *c, const struct coordinator_result *r, uint64_t now_ms)
 {
     struct checkpoint_manifest *unclaimed = r->manifest;
+    c->now_ms = now_ms;
+    if (r->id != 0 && r->id == c->load_id)
+        load_result(c, r, now_ms);
     for (struct job_run *j = c->jobs; r->id != 0 && j != NULL; j = j->next) {
+        if (j->record_id == r->id) {
+            record_result(c, j, r, now_ms);
+            break;
+        }
         if (job_is_over(j))
             continue;
         if (j->action_id == r->id) {
@@ -417,8 +442,6 @@ void coordinator_result(struct coordinator *c, const struct coordinator_result *
             unclaimed = NULL;
         } else if (j->publish_id == r->id) {
             snap_result(c, j, r, now_ms);
-        } else if (j->record_id == r->id) {
-            record_result(c, j, r, now_ms);
         }
     }
     checkpoint_manifest_destroy(unclaimed);

@@ -2,6 +2,13 @@
  * coordinator.h - the lives of jobs: one state machine a job, driven by what members report.
  *
  *     QUEUED -> FORMING -> RESTORING -> RUNNING -> FINISHING -> DONE     any -> FAILED, STOPPED
+ *                  ^                       |
+ *                  +------ RECOVERING <----+
+ *
+ * What a later leader must not do otherwise (a generation, the hosts and leases of ranks, a
+ * verdict) is recorded in the registry before it is ordered; so a new leader reads the records,
+ * and goes on with the formations that it finds alive. A worker lost: its ranks move. A server
+ * lost: a new generation, from the newest checkpoint.
  *
  * Events go in (a member's state, a lost member, a submission, the result of an action, a tick) and
  * two things come out: each member's complete orders, and actions for the host (storage, registry,
@@ -32,6 +39,10 @@ struct coordinator_options {
     uint64_t term;
     uint32_t peer_timeout_ms;  /* silence after which a member is lost */
     uint32_t stall_timeout_ms; /* a running job without progress fails after this long */
+    uint32_t stuck_timeout_ms; /* one piece of work that takes longer: its member is lost. 0: never */
+    uint32_t replace_wait_ms;  /* after a loss: for a replacement, before going on with fewer */
+    uint32_t recovery_limit;   /* losses in a row without progress; 0: any number */
+    uint64_t unix_offset_ms;   /* what to add to this clock for the time of day */
 };
 
 struct coordinator *coordinator_create(const struct coordinator_options *o);
@@ -61,18 +72,21 @@ enum err coordinator_checkpoint_now(struct coordinator *c, const char *job, uint
 
 /* ---- orders ---- */
 
-/* Packed MemberOrders. ERR_NOT_FOUND: a member that has not reported. */
+/* Packed MemberOrders. ERR_NOT_FOUND: a member that has not reported. ERR_UNAVAILABLE: what it has
+ * to do is not known yet, as this leader is new. */
 enum err coordinator_orders(struct coordinator *c, const char *member, struct str *packed,
                             uint64_t *version) MUST_CHECK;
 
 /* ---- actions, in order; each but LOG and RETAIN is answered by coordinator_result() ---- */
 
 enum coordinator_action_kind {
+    ACTION_LOAD,          /* all records of the registry, of jobs and of the past */
     ACTION_LIST,          /* checkpoints of `uri`, and what the registry knows of `job` */
     ACTION_READ_MANIFEST, /* of the directory `uri` */
     ACTION_PUBLISH,       /* `manifest` into the directory `uri` */
     ACTION_RETAIN,        /* in `uri`: the newest `keep`, and `protect` */
-    ACTION_RECORD,        /* put `text` into the registry as the record of `job` */
+    ACTION_RECORD,        /* put `text` into the registry as the record of `job`; then `history`,
+                             unless NULL, as that of the past job number `sequence` */
     ACTION_LOG
 };
 
@@ -84,6 +98,8 @@ struct coordinator_action {
     char *job;
     char *uri;
     char *text;
+    char *history;
+    uint64_t sequence;
     enum coordinator_log level;
     uint32_t keep;
     char **protect; /* NULL-terminated */
@@ -107,6 +123,10 @@ struct coordinator_result {
     const struct coordinator_listing *listing; /* LIST; newest first */
     size_t listing_count;
     const char *record;                   /* LIST: what ACTION_RECORD put last, or NULL */
+    const char *const *records;           /* LOAD: of jobs, any order */
+    size_t record_count;
+    const char *const *history; /* LOAD: of past jobs, any order */
+    size_t history_count;
     struct checkpoint_manifest *manifest; /* READ_MANIFEST; taken over */
     const char *sha256;                   /* READ_MANIFEST, PUBLISH */
 };
@@ -114,6 +134,14 @@ void coordinator_result(struct coordinator *c, const struct coordinator_result *
 
 /* ---- looking ---- */
 
+/* The registry has been away for longer than it may, or is back: shards hold at drain points. */
+void coordinator_pause(struct coordinator *c, bool pause);
+/* Packed ListReply, packed LogsReply. */
+void coordinator_list(struct coordinator *c, bool all, uint64_t now_ms, struct str *packed);
+void coordinator_logs(struct coordinator *c, const char *job, uint64_t after, struct str *packed);
+/* Members that records name and that have not been heard: whom the registry does not show either
+ * are lost. NULL after the last one. */
+const char *coordinator_unheard(const struct coordinator *c, size_t index);
 /* Packed StatusReply. An empty name is the job submitted last. */
 void coordinator_status(struct coordinator *c, const char *job, uint64_t now_ms,
                         struct str *packed);

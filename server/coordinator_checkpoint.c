@@ -171,9 +171,9 @@ static void arming_step(struct coordinator *c, struct job_run *j, uint64_t now)
     if (n.abandoned > 0) {
         give_up(c, j, n.why, now);
     } else if (n.refused > 0) {
-        act_log(c, COORDINATOR_INFO,
-                "job=%s drain point %llu came too soon for %u shards; a later one is taken",
-                j->name, (unsigned long long)j->snap_step, n.refused);
+        job_note(c, j, COORDINATOR_INFO,
+                 "drain point %llu came too soon for %u shards; a later one is taken",
+                 (unsigned long long)j->snap_step, n.refused);
         j->snap_margin = j->snap_margin * 2 + j->steps.drain_every;
         disarm(c, j);
     } else if (is_overtaken(j, &n)) {
@@ -237,7 +237,7 @@ static struct checkpoint_manifest *make_manifest(const struct job_run *j)
         m->columns[i] = must_strdup(j->columns[i]);
     m->train_examples = j->train_examples;
     m->has_eval = j->eval_examples > 0;
-    m->device_class = must_strdup(j->workers[0] != NULL ? j->workers[0]->state->device_class : "");
+    m->device_class = must_strdup(j->device_class != NULL ? j->device_class : "");
     for (uint32_t i = 0; i < j->layout->shard_count; i++)
         add_files(m, shard_state(j, i, true));
     qsort(m->files, m->file_count, sizeof *m->files, by_name);
@@ -303,8 +303,8 @@ static void retain(struct coordinator *c, const struct job_run *j)
     a->protect[n++] = must_strdup(j->newest_name);
     if (j->best_name != NULL)
         a->protect[n++] = must_strdup(j->best_name);
-    if (j->manifest != NULL)
-        a->protect[n++] = checkpoint_name(j->manifest->generation, j->manifest->step);
+    if (j->restore_name != NULL)
+        a->protect[n++] = must_strdup(j->restore_name);
 }
 
 static void published(struct coordinator *c, struct job_run *j, uint64_t now)
@@ -322,8 +322,8 @@ static void published(struct coordinator *c, struct job_run *j, uint64_t now)
         j->wanted = NO_STEP;
     if (j->now_wanted != NO_STEP && j->now_wanted <= j->newest)
         j->now_wanted = NO_STEP;
-    act_log(c, COORDINATOR_INFO, "checkpoint job=%s name=%s", j->name, j->newest_name);
-    act_record(c, j);
+    job_note(c, j, COORDINATOR_INFO, "checkpoint name=%s", j->newest_name);
+    record_note(c, j);
     retain(c, j);
     if (j->stop_asked && j->state == JOB_RUNNING)
         stop_now(c, j, now);

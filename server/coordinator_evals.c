@@ -43,13 +43,13 @@ static void fill_record(struct job_run *j, struct eval_record *r, bool held, uin
         r->rank_key = evaluation_rank_key(j->evaluation, j->job->early_stopping.metric);
 }
 
-static void log_record(struct coordinator *c, const struct job_run *j, const struct eval_record *r)
+static void log_record(struct coordinator *c, struct job_run *j, const struct eval_record *r)
 {
     struct str text = {0};
     for (uint32_t i = 0; i < r->metric_count; i++)
         str_append_format(&text, " %s=%.6f", metric_name(r->metrics[i].kind), r->metrics[i].value);
-    act_log(c, COORDINATOR_INFO, "evaluated job=%s step=%llu epoch=%u examples=%llu%s", j->name,
-            (unsigned long long)r->step, r->epoch, (unsigned long long)r->examples,
+    job_note(c, j, COORDINATOR_INFO, "evaluated step=%llu epoch=%u examples=%llu%s",
+             (unsigned long long)r->step, r->epoch, (unsigned long long)r->examples,
             text.data != NULL ? text.data : "");
     str_deinit(&text);
 }
@@ -58,11 +58,10 @@ enum err evals_merge(struct coordinator *c, struct job_run *j, uint64_t step, ui
 {
     evaluation_clear(j->evaluation);
     for (uint32_t w = 0; w < j->worker_count; w++) {
-        const Paramd__Control__MemberState *s = state_of(j, j->workers[w]);
-        enum err e =
-            evaluation_decode(j->evaluation, s->worker->evaluation.data, s->worker->evaluation.len);
+        const struct str *share = &j->shares_of[w].encoded;
+        enum err e = evaluation_decode(j->evaluation, share->data, share->size);
         if (e != ERR_NONE)
-            return err_prefix(e, "the evaluation of worker '%s' at step %llu", s->member,
+            return err_prefix(e, "share %u of the evaluation at step %llu", w,
                               (unsigned long long)step);
     }
     struct eval_record *r = add_record(j, step, false);

@@ -9,17 +9,19 @@
 
 /* ---- QUEUED ---- */
 
-static bool is_free(const struct fellow *f, bool server)
+bool is_free(const struct job_run *j, const struct fellow *f, bool server, uint64_t now)
 {
-    return f->is_server == server && f->job == NULL && !f->shutdown && f->state != NULL &&
-           f->state->job[0] == '\0';
+    if (f->is_server != server || f->job != NULL || f->reserved != NULL || f->shutdown || f->state == NULL ||
+        f->state->job[0] != '\0' || f->state->leaving)
+        return false;
+    return f->shunned_job != j->sequence || now >= f->shunned_ms;
 }
 
-static uint32_t count_free(const struct coordinator *c, bool server)
+static uint32_t count_free(const struct coordinator *c, const struct job_run *j, bool server)
 {
     uint32_t count = 0;
     for (const struct fellow *f = c->fellows; f != NULL; f = f->next)
-        count += is_free(f, server);
+        count += is_free(j, f, server, c->now_ms);
     return count;
 }
 
@@ -27,7 +29,7 @@ static void assign(struct coordinator *c, struct job_run *j)
 {
     uint32_t servers = 0, workers = 0;
     for (struct fellow *f = c->fellows; f != NULL; f = f->next) {
-        bool take = is_free(f, f->is_server) &&
+        bool take = is_free(j, f, f->is_server, c->now_ms) &&
                     (f->is_server ? servers < j->server_count : workers < j->worker_count);
         if (!take)
             continue;
@@ -35,9 +37,11 @@ static void assign(struct coordinator *c, struct job_run *j)
         f->index = f->is_server ? servers++ : workers++;
         (f->is_server ? j->servers : j->workers)[f->index] = f;
     }
+    for (uint32_t r = 0; r < j->job->train.ranks; r++)
+        j->host[r] = (uint32_t)((uint64_t)r * j->worker_count / j->job->train.ranks);
 }
 
-static enum err make_layout(struct job_run *j)
+enum err make_layout(struct job_run *j)
 {
     const char **members = must_alloc(j->server_count * sizeof *members);
     const char **addresses = must_alloc(j->server_count * sizeof *addresses);
@@ -52,12 +56,44 @@ static enum err make_layout(struct job_run *j)
     return e;
 }
 
+/* Jobs that lost something come first, then those submitted earlier. One whose storage is away keeps
+ * nobody waiting. */
 static const struct job_run *waits_before(const struct coordinator *c, const struct job_run *j)
 {
-    for (const struct job_run *k = c->jobs; k != j; k = k->next)
-        if (k->state == JOB_QUEUED)
+    bool earlier = true;
+    for (const struct job_run *k = c->jobs; k != NULL; k = k->next) {
+        if (k == j) {
+            earlier = false;
+            continue;
+        }
+        if (k->formed || k->pick == PICK_LIST)
+            continue;
+        bool recovers = k->state == JOB_RECOVERING;
+        bool before = j->state == JOB_RECOVERING ? recovers && earlier
+                                                 : recovers || (k->state == JOB_QUEUED && earlier);
+        if (before)
             return k;
+    }
     return NULL;
+}
+
+/* How many members it begins with; false: it waits. */
+static bool members_suffice(struct coordinator *c, struct job_run *j, uint64_t now)
+{
+    uint32_t servers = count_free(c, j, true), workers = count_free(c, j, false);
+    j->server_count = servers < j->servers_wanted ? servers : j->servers_wanted;
+    j->worker_count = workers < j->workers_wanted ? workers : j->workers_wanted;
+    if (j->server_count == j->servers_wanted && j->worker_count == j->workers_wanted)
+        return true;
+    bool waited = j->state == JOB_RECOVERING && now - j->recover_ms >= c->options.replace_wait_ms;
+    if (waited && servers > 0 && workers > 0) {
+        job_warn(c, j, "goes on with %u of %u servers and %u of %u workers", j->server_count,
+                 j->servers_wanted, j->worker_count, j->workers_wanted);
+        return true;
+    }
+    job_set_why(j, "waits for %u servers (%u free) and %u workers (%u free)", j->servers_wanted,
+                servers, j->workers_wanted, workers);
+    return false;
 }
 
 static void pick_again(struct coordinator *c, struct job_run *j, uint64_t now)
@@ -72,24 +108,25 @@ void queued_step(struct coordinator *c, struct job_run *j, uint64_t now)
     pick_again(c, j, now);
     if (j->pick == PICK_LIST || job_is_over(j))
         return;
+    if (!j->taken && j->recording == RECORD_NONE)
+        record_begin(c, j, RECORD_SUBMIT, now);
+    if (j->recording != RECORD_NONE)
+        return;
     const struct job_run *before = waits_before(c, j);
     if (before != NULL) {
         job_set_why(j, "waits behind job '%s'", before->name);
         return;
     }
-    uint32_t servers = count_free(c, true), workers = count_free(c, false);
-    if (servers < j->server_count || workers < j->worker_count) {
-        job_set_why(j, "waits for %u servers (%u free) and %u workers (%u free)", j->server_count,
-                    servers, j->worker_count, workers);
+    if (!members_suffice(c, j, now))
         return;
-    }
     assign(c, j);
     if (make_layout(j) != ERR_NONE) {
         job_fail(c, j, now, "%s", err_text());
         return;
     }
-    j->round = 1;
-    job_set_state(c, j, JOB_FORMING, now);
+    if (j->round == 0)
+        j->round = 1;
+    record_begin(c, j, RECORD_FORM, now);
 }
 
 /* ---- FORMING ---- */
@@ -113,6 +150,8 @@ static bool check_devices(struct coordinator *c, struct job_run *j, uint64_t now
                  first->member, first->device_class, s->member, s->device_class);
         return false;
     }
+    mem_free(j->device_class);
+    j->device_class = must_strdup(first->device_class);
     return true;
 }
 
@@ -160,7 +199,7 @@ static bool check_memory(struct coordinator *c, struct job_run *j, uint64_t now)
     return true;
 }
 
-static enum err make_model(struct job_run *j)
+enum err make_model(struct job_run *j)
 {
     enum err e = features_spec_create(j->job, (const char *const *)j->columns, j->column_count,
                                       &j->features);
@@ -208,10 +247,10 @@ static void take_index(struct coordinator *c, struct job_run *j,
     }
     if (!check_memory(c, j, now))
         return;
-    act_log(c, COORDINATOR_INFO,
-            "job=%s index=%.12s train_examples=%llu eval_examples=%llu steps_per_epoch=%llu "
+    job_note(c, j, COORDINATOR_INFO,
+            "index=%.12s train_examples=%llu eval_examples=%llu steps_per_epoch=%llu "
             "last_step=%llu",
-            j->name, j->index_checksum, (unsigned long long)j->train_examples,
+            j->index_checksum, (unsigned long long)j->train_examples,
             (unsigned long long)j->eval_examples, (unsigned long long)j->steps.steps_per_epoch,
             (unsigned long long)j->steps.last_step);
 }
@@ -261,9 +300,9 @@ static bool check_manifest(struct coordinator *c, struct job_run *j, uint64_t no
     else if (!steps_is_drain(&j->steps, m->step))
         job_fail(c, j, now, "step %llu of checkpoint %s is no drain point of this job",
                  (unsigned long long)m->step, name);
-    else if (strcmp(m->device_class, j->workers[0]->state->device_class) != 0)
+    else if (strcmp(m->device_class, j->device_class) != 0)
         job_warn(c, j, "checkpoint %s was made on '%s', the workers are '%s': bits will differ",
-                 name, m->device_class, j->workers[0]->state->device_class);
+                 name, m->device_class, j->device_class);
     mem_free(name);
     return !job_is_over(j);
 }
@@ -274,6 +313,10 @@ static void order_restore(struct coordinator *c, struct job_run *j, uint64_t now
         return;
     j->form = true;
     j->start_step = j->manifest != NULL ? j->manifest->step : 0;
+    mem_free(j->restore_name);
+    j->restore_name = j->manifest != NULL
+                          ? checkpoint_name(j->manifest->generation, j->manifest->step)
+                          : NULL;
     job_set_state(c, j, JOB_RESTORING, now);
     ask_servers(c, j);
 }
@@ -281,6 +324,8 @@ static void order_restore(struct coordinator *c, struct job_run *j, uint64_t now
 void forming_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
     pick_again(c, j, now);
+    if (j->indexed && !job_is_over(j) && !check_devices(c, j, now))
+        return;
     if (!j->indexed && !job_is_over(j))
         index_rounds(c, j, now);
     if (j->indexed && j->pick == PICK_DONE && !job_is_over(j))
@@ -338,7 +383,8 @@ static uint32_t workers_unready(const struct job_run *j)
     uint32_t missing = 0;
     for (uint32_t w = 0; w < j->worker_count; w++) {
         const Paramd__Control__MemberState *s = state_of(j, j->workers[w]);
-        missing += s == NULL || s->worker == NULL || !s->worker->ready;
+        bool ready = s != NULL && s->worker != NULL && s->worker->ready;
+        missing += j->workers[w] != NULL && !ready;
     }
     return missing;
 }
@@ -366,6 +412,7 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
                      (unsigned long long)m->step, err_text());
             return;
         }
+        j->base = (struct sums){0};
         for (uint32_t r = 0; r < m->rank_count; r++) {
             j->base.examples += m->ranks[r].examples;
             j->base.loss += m->ranks[r].loss_sum;
@@ -376,8 +423,17 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
         mem_free(j->newest_name);
         j->newest_name = checkpoint_name(m->generation, m->step);
     }
+    if (!j->has_begun)
+        j->first_base = j->base;
+    if (j->begin_ms == 0)
+        j->begin_ms = now > 0 ? now : 1;
+    j->has_begun = true;
     job_set_state(c, j, JOB_RUNNING, now);
-    j->begin_ms = now > 0 ? now : 1;
+    record_note(c, j);
+    if (j->recover_ms != 0)
+        job_note(c, j, COORDINATOR_INFO, "goes on at step=%llu after_ms=%llu",
+                 (unsigned long long)j->start_step, (unsigned long long)(now - j->recover_ms));
+    j->recover_ms = 0;
     uint64_t step = j->start_step;
     struct early early = evals_early(j, step);
     find_best(j, early.best_step);
@@ -385,6 +441,7 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
         bool evaluate =
             j->eval_mode || (steps_is_eval(&j->steps, step) && evals_find(j, step, false) == NULL);
         j->hold = evaluate ? HOLD_EVALUATE : HOLD_CHECKPOINT;
+        shares_clear(j);
         j->hold_step = step;
         j->hold_stop = true;
         j->stopped_early = early.stop && step < j->steps.last_step;

@@ -5,11 +5,17 @@
  *     coordinator.c             members, submissions, events
  *     coordinator_job.c         a job: making it, ending it, failing it; messages; actions
  *     coordinator_form.c        QUEUED, FORMING, RESTORING: members, index, checkpoint to restore
- *     coordinator_run.c         RUNNING, FINISHING: evaluations, verdicts, stalls
+ *     coordinator_run.c         RUNNING, FINISHING: evaluations, verdicts
+ *     coordinator_recover.c     members lost, leaving or stuck: ranks move, generations begin
+ *     coordinator_slots.c       which worker hosts which ranks, and evaluates which shares
+ *     coordinator_watch.c       no wait without an end: stalls, stuck members, stragglers
+ *     coordinator_record.c      what the registry keeps of a job
+ *     coordinator_adopt.c       a new leader takes over what the records say
  *     coordinator_checkpoint.c  arming, publishing, retention
  *     coordinator_evals.c       records of evaluations, early stopping
  *     coordinator_orders.c      orders of a member
  *     coordinator_status.c      the status of a job
+ *     coordinator_list.c        lists of jobs, members and log lines; the past
  */
 #ifndef PARAMD_SERVER_COORDINATOR_INTERNAL_H
 #define PARAMD_SERVER_COORDINATOR_INTERNAL_H
@@ -24,7 +30,9 @@
 #include "server/coordinator.h"
 
 #define WARNING_MAX 16u
+#define LINES_KEPT  512u /* of a job's log */
 #define NO_STEP     UINT64_MAX
+#define NO_SLOT     UINT32_MAX
 
 enum job_state {
     JOB_QUEUED,
@@ -40,6 +48,12 @@ enum job_state {
 
 struct job_run;
 
+struct straggling { /* of a worker, between two looks */
+    uint64_t busy_ns, steps;
+    double step_ms; /* of the trainer's thread, but for waiting; the last look's */
+    bool warned;
+};
+
 struct fellow { /* a member */
     char *id;
     bool is_server;
@@ -47,7 +61,12 @@ struct fellow { /* a member */
     uint64_t seen_ms;
     struct job_run *job; /* assigned to; NULL: free, or released */
     uint32_t index;      /* among the job's servers or workers */
+    struct job_run *reserved; /* for a slot of it, once that is recorded */
     bool shutdown;
+    bool named;              /* by a record, and not heard yet */
+    uint64_t shunned_ms;     /* until then it is not taken for `shunned_job` */
+    uint64_t shunned_job;    /* sequence */
+    struct straggling straggling;
     struct str orders; /* packed, without version, YAML and layout: to see changes */
     uint64_t version;
     uint64_t
@@ -85,12 +104,35 @@ struct candidate {
     char *refused; /* NULL: not (yet) */
 };
 
+/* What the record under way brings into effect. */
+enum record_what {
+    RECORD_NONE,
+    RECORD_SUBMIT,  /* the job is taken */
+    RECORD_FORM,    /* the generation and its members */
+    RECORD_MOVE,    /* other workers, hosts and leases */
+    RECORD_VERDICT, /* of a held drain point */
+    RECORD_END      /* the outcome */
+};
+
+struct share { /* of the evaluation set: a slot's */
+    bool is_done;
+    struct str encoded;
+};
+
+struct log_line {
+    uint64_t number, unix_ms;
+    enum coordinator_log level;
+    char *text;
+};
+
 enum snap_phase { SNAP_IDLE, SNAP_ARMING, SNAP_ARMED, SNAP_PUBLISHING, SNAP_DISARMING };
 enum hold_phase { HOLD_NONE, HOLD_EVALUATE, HOLD_CHECKPOINT, HOLD_RECORD };
 
 struct job_run {
     char *name, *yaml, *mode;
     bool eval_mode, resume, fresh, resume_auto, shutdown_at_end;
+    char *owner;
+    uint64_t submitted_unix_ms, ended_unix_ms;
     char *eval_uri; /* mode eval: the checkpoint */
     char *storage_uri;
     struct job *job;
@@ -99,11 +141,24 @@ struct job_run {
     char *warnings[WARNING_MAX];
     uint32_t warning_count;
     uint64_t generation;
-    uint64_t sequence; /* of submission */
+    uint64_t first_generation; /* of this submission */
+    uint64_t sequence;         /* of submission */
+    struct log_line lines[LINES_KEPT];
+    uint64_t line_count; /* ever */
+
+    /* the record */
+    enum record_what recording;
+    uint64_t record_id; /* the one under way; 0: waits to be tried again */
+    uint64_t record_retry_ms;
+    bool taken;   /* the registry has the submission */
+    bool formed;  /* the generation and its members are recorded: they may be told */
+    bool adopting; /* a new leader waits for the members to say that all is as recorded */
 
     /* members, by index; entries turn NULL when one is released or lost */
     struct fellow **servers, **workers;
-    uint32_t server_count, worker_count;
+    uint32_t server_count, worker_count;     /* of this formation */
+    uint32_t servers_wanted, workers_wanted; /* the job's */
+    char *device_class;                      /* pinned when the job forms */
     bool releasing;
     uint64_t released_ms; /* when the workers were */
 
@@ -113,8 +168,9 @@ struct job_run {
     uint64_t retry_ms;
     struct candidate *candidates;
     size_t candidate_count, picked;       /* picked == candidate_count: the initial state */
-    struct checkpoint_manifest *manifest; /* of the picked one */
+    struct checkpoint_manifest *manifest; /* of the picked one; not kept once it runs */
     char manifest_sha[SHA256_HEX_SIZE];
+    char *restore_name; /* of what the formation began from; NULL: the initial state */
 
     /* the data and what follows from it */
     uint32_t round;
@@ -134,18 +190,34 @@ struct job_run {
     /* running */
     uint64_t begin_ms, end_ms; /* of training */
     uint64_t *lease;           /* [rank_count] */
+    uint32_t *host;            /* [rank_count] slot, or NO_SLOT */
+    uint64_t *vacant_ms;       /* [workers_wanted] since when the slot has no worker */
+    uint64_t *next_lease;      /* these three: as the record under way has them */
+    uint32_t *next_host;
+    struct fellow **next_workers;
+    struct share *shares_of; /* [workers_wanted] of the evaluation at hold_step */
+
+    /* trouble */
+    uint64_t recover_ms; /* when RECOVERING began */
+    uint64_t high_step;  /* the largest that any shard ever applied */
+    uint64_t trouble_mark;
+    uint32_t troubles; /* in a row without progress */
+    uint32_t recoveries, moves;
+    uint64_t drain_ms; /* since when a server wants to leave; 0: none does */
+    uint64_t drain_newest;
+    uint64_t straggler_ms;
     enum hold_phase hold;
     uint64_t hold_step;
     bool hold_stop, hold_best;
     uint64_t verdict_step;
     bool verdict_stop;
-    uint64_t record_id; /* of the verdict under way */
-    uint64_t record_retry_ms;
     bool stop_asked, stopped_early;
     struct evaluation *evaluation; /* scratch */
     struct eval_record *evals;
     size_t eval_count, eval_capacity;
     struct sums base; /* what the restored state had seen */
+    struct sums first_base; /* and the first one of this run */
+    bool has_begun;
     struct sums latest, epoch_base;
     uint64_t latest_step; /* of `latest`; NO_STEP: no report yet */
     uint64_t shares[5];   /* of workers that left */
@@ -174,13 +246,24 @@ struct job_run {
     struct job_run *next;
 };
 
+struct past_job;
+
 struct coordinator {
     struct coordinator_options options;
+    bool loaded, pause;
+    uint64_t now_ms; /* of the event that is being taken */
+    uint64_t load_id, load_retry_ms;
     struct fellow *fellows;
     struct job_run *jobs; /* by submission */
+    struct past_job *past; /* newest first */
     uint64_t next_id, next_sequence, next_version;
     struct coordinator_action *actions, **actions_end;
 };
+
+/* ---- coordinator.c ---- */
+struct fellow *fellow_find(const struct coordinator *c, const char *id);
+/* A new one, in its place; known by its name alone. */
+struct fellow *fellow_add(struct coordinator *c, const char *id, bool is_server);
 
 /* ---- coordinator_job.c ---- */
 struct job_run *job_find(struct coordinator *c, const char *name);
@@ -194,6 +277,10 @@ void job_why_take(struct job_run *j, char *text);
 void job_warn_take(struct coordinator *c, struct job_run *j, char *text);
 void job_fail_take(struct coordinator *c, struct job_run *j, uint64_t now, char *text);
 void act_log_take(struct coordinator *c, enum coordinator_log level, char *text);
+/* A line of the job's log, and of ours. */
+void job_note_take(struct coordinator *c, struct job_run *j, enum coordinator_log level,
+                   char *text);
+#define job_note(c, j, level, ...) job_note_take(c, j, level, must_format(__VA_ARGS__))
 #define job_set_why(j, ...)      job_why_take(j, must_format(__VA_ARGS__))
 #define job_warn(c, j, ...)      job_warn_take(c, j, must_format(__VA_ARGS__))
 #define job_fail(c, j, now, ...) job_fail_take(c, j, now, must_format(__VA_ARGS__))
@@ -202,9 +289,10 @@ void act_log_take(struct coordinator *c, enum coordinator_log level, char *text)
  */
 void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_t now);
 void job_release(struct coordinator *c, struct job_run *j, uint64_t now);
+/* Adds what this worker spent to the job's shares of time. */
+void keep_shares(struct job_run *j, const struct fellow *f);
 struct coordinator_action *act(struct coordinator *c, enum coordinator_action_kind kind,
                                const struct job_run *j);
-uint64_t act_record(struct coordinator *c, const struct job_run *j);
 /* The member's state, if it is of this job and generation; else NULL. */
 const Paramd__Control__MemberState *state_of(const struct job_run *j, const struct fellow *f);
 /* The same, and it reflects the latest question. */
@@ -223,11 +311,68 @@ void forming_step(struct coordinator *c, struct job_run *j, uint64_t now);
 void restoring_step(struct coordinator *c, struct job_run *j, uint64_t now);
 void running_step(struct coordinator *c, struct job_run *j, uint64_t now);
 void finishing_step(struct coordinator *c, struct job_run *j, uint64_t now);
-void watch_step(struct coordinator *c, struct job_run *j, uint64_t now);
 void pick_ask(struct coordinator *c, struct job_run *j, uint64_t now);
 void pick_result(struct coordinator *c, struct job_run *j, const struct coordinator_result *r,
                  uint64_t now);
 void rank_range(const struct job_run *j, uint32_t worker, uint32_t *first, uint32_t *end);
+/* Features, model, calendar: of the job and its index. */
+enum err make_model(struct job_run *j) MUST_CHECK;
+enum err make_layout(struct job_run *j) MUST_CHECK;
+/* May be taken for this job now. */
+bool is_free(const struct job_run *j, const struct fellow *f, bool server, uint64_t now);
+
+/* ---- coordinator_watch.c ---- */
+void watch_step(struct coordinator *c, struct job_run *j, uint64_t now);
+
+/* ---- coordinator_recover.c ---- */
+/* The member is out of the job; `trouble`: it counts against the limit. */
+void lose_member(struct coordinator *c, struct job_run *j, struct fellow *f, bool trouble,
+                 const char *why, uint64_t now);
+/* Everything of this formation ends; the newest checkpoint is picked again. */
+void job_recover(struct coordinator *c, struct job_run *j, bool trouble, uint64_t now,
+                 const char *why);
+/* Members that have failed for want of something, are stuck or wish to leave. */
+void leave_step(struct coordinator *c, struct job_run *j, uint64_t now);
+/* Members without work that wish to leave. */
+void leave_pool(struct coordinator *c);
+
+/* ---- coordinator_slots.c ---- */
+void slots_init(struct job_run *j);
+void slots_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void slots_moved(struct coordinator *c, struct job_run *j, uint64_t now);
+/* Nobody hosts one of the ranks. */
+bool slots_lack(const struct job_run *j);
+/* Which slot's share this slot's worker evaluates. */
+uint32_t slots_share(const struct job_run *j, uint32_t slot);
+void shares_clear(struct job_run *j);
+/* Takes in what workers report; how many are missing. */
+uint32_t shares_take(struct job_run *j);
+
+/* ---- coordinator_record.c ---- */
+/* Writes the record, so that `what` comes into effect; instead of the one under way. */
+void record_begin(struct coordinator *c, struct job_run *j, enum record_what what, uint64_t now);
+/* Writes it for what is only remembered, not decided by it. */
+void record_note(struct coordinator *c, const struct job_run *j);
+void record_step(struct coordinator *c, struct job_run *j, uint64_t now);
+void record_result(struct coordinator *c, struct job_run *j, const struct coordinator_result *r,
+                   uint64_t now);
+
+/* ---- coordinator_adopt.c ---- */
+void load_begin(struct coordinator *c);
+void load_result(struct coordinator *c, const struct coordinator_result *r, uint64_t now);
+void adopt_step(struct coordinator *c, struct job_run *j, uint64_t now);
+
+/* ---- coordinator_list.c ---- */
+char *past_write(const struct job_run *j); /* JSON */
+void past_add(struct coordinator *c, const char *json);
+void past_free(struct coordinator *c);
+struct members_list {
+    Paramd__Control__MemberSummary **list;
+    size_t count;
+};
+/* Of this job; NULL: all. */
+struct members_list list_members(const struct coordinator *c, const struct job_run *j);
+void list_members_free(struct members_list *l);
 
 /* ---- coordinator_checkpoint.c ---- */
 void snap_step(struct coordinator *c, struct job_run *j, uint64_t now);

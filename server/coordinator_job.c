@@ -1,7 +1,6 @@
 #include <string.h>
 
 #include "common/check.h"
-#include "common/json.h"
 #include "common/mem.h"
 #include "server/coordinator_internal.h"
 
@@ -83,6 +82,7 @@ enum err job_make(const Paramd__Control__SubmitRequest *request, struct job_run 
     j->resume = request->resume || request->resume_auto;
     j->resume_auto = request->resume_auto;
     j->fresh = request->fresh;
+    j->owner = must_strdup(request->owner);
     j->shutdown_at_end = request->shutdown_at_end;
     j->latest_step = j->newest = j->best_step = j->wanted = j->now_wanted = NO_STEP;
     struct job_source source = {.what = "job", .text = j->yaml, .size = strlen(j->yaml)};
@@ -99,13 +99,10 @@ enum err job_make(const Paramd__Control__SubmitRequest *request, struct job_run 
         job_free(j);
         return e;
     }
-    j->server_count = j->job->resources.servers;
-    j->worker_count = j->job->resources.workers;
+    j->server_count = j->servers_wanted = j->job->resources.servers;
+    j->worker_count = j->workers_wanted = j->job->resources.workers;
     j->servers = must_alloc(j->server_count * sizeof *j->servers);
-    j->workers = must_alloc(j->worker_count * sizeof *j->workers);
-    j->lease = must_alloc(j->job->train.ranks * sizeof *j->lease);
-    for (uint32_t r = 0; r < j->job->train.ranks; r++)
-        j->lease[r] = 1;
+    slots_init(j);
     *out = j;
     return ERR_NONE;
 }
@@ -129,12 +126,18 @@ void job_free(struct job_run *j)
     features_spec_destroy(j->features);
     job_destroy(j->job);
     char *texts[] = {j->name, j->yaml,           j->mode,        j->eval_uri, j->storage_uri,
-                     j->why,  j->index_checksum, j->newest_name, j->best_name, j->recorded};
+                     j->why,  j->index_checksum, j->newest_name, j->best_name, j->recorded,
+                     j->owner, j->device_class, j->restore_name};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         mem_free(texts[i]);
-    mem_free(j->servers);
-    mem_free(j->workers);
-    mem_free(j->lease);
+    for (uint32_t w = 0; j->shares_of != NULL && w < j->workers_wanted; w++)
+        str_deinit(&j->shares_of[w].encoded);
+    for (uint32_t i = 0; i < LINES_KEPT; i++)
+        mem_free(j->lines[i].text);
+    void *const arrays[] = {j->servers,    j->workers,   j->lease,     j->host, j->vacant_ms,
+                            j->next_lease, j->next_host, j->next_workers, j->shares_of};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        mem_free(arrays[i]);
     mem_free(j->evals);
     mem_free(j);
 }
@@ -158,8 +161,8 @@ void job_set_state(struct coordinator *c, struct job_run *j, enum job_state s, u
 {
     if (j->state == s)
         return;
-    act_log(c, COORDINATOR_INFO, "job=%s state=%s was=%s generation=%llu", j->name,
-            job_state_name(s), job_state_name(j->state), (unsigned long long)j->generation);
+    job_note(c, j, COORDINATOR_INFO, "state=%s was=%s generation=%llu", job_state_name(s),
+             job_state_name(j->state), (unsigned long long)j->generation);
     j->state = s;
     j->progress_ms = now;
     if (s != JOB_FAILED)
@@ -174,7 +177,7 @@ void job_why_take(struct job_run *j, char *text)
 
 void job_warn_take(struct coordinator *c, struct job_run *j, char *text)
 {
-    act_log(c, COORDINATOR_WARN, "job=%s %s", j->name, text);
+    job_note(c, j, COORDINATOR_WARN, "%s", text);
     bool told = false;
     for (uint32_t i = 0; i < j->warning_count; i++)
         told |= strcmp(j->warnings[i], text) == 0;
@@ -190,35 +193,35 @@ void job_fail_take(struct coordinator *c, struct job_run *j, uint64_t now, char 
         mem_free(text);
         return;
     }
-    act_log(c, COORDINATOR_ERROR, "job=%s failed: %s", j->name, text);
+    job_note(c, j, COORDINATOR_ERROR, "failed: %s", text);
     job_why_take(j, text);
     job_end(c, j, JOB_FAILED, now);
 }
 
-static void keep_shares(struct job_run *j)
+void keep_shares(struct job_run *j, const struct fellow *f)
 {
-    for (uint32_t w = 0; w < j->worker_count; w++) {
-        const Paramd__Control__MemberState *s =
-            j->workers[w] != NULL ? state_of(j, j->workers[w]) : NULL;
-        if (s == NULL || s->worker == NULL || s->worker->shares == NULL)
-            continue;
-        const Paramd__Control__TimeShares *t = s->worker->shares;
-        const uint64_t parts[5] = {t->read, t->exchange, t->compute, t->wait, t->total};
-        for (int i = 0; i < 5; i++)
-            j->shares[i] += parts[i];
-    }
+    const Paramd__Control__MemberState *s = state_of(j, f);
+    if (s == NULL || s->worker == NULL || s->worker->shares == NULL)
+        return;
+    const Paramd__Control__TimeShares *t = s->worker->shares;
+    const uint64_t parts[5] = {t->read, t->exchange, t->compute, t->wait, t->total};
+    for (int i = 0; i < 5; i++)
+        j->shares[i] += parts[i];
 }
 
 void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_t now)
 {
+    j->ended_unix_ms = now + c->options.unix_offset_ms;
+    j->adopting = false;
     if (j->begin_ms != 0 && j->end_ms == 0)
         j->end_ms = now;
-    keep_shares(j);
+    for (uint32_t w = 0; w < j->worker_count; w++)
+        keep_shares(j, j->workers[w]);
     job_set_state(c, j, s, now);
-    j->action_id = j->publish_id = j->record_id = 0;
+    j->action_id = j->publish_id = 0;
     j->hold = HOLD_NONE;
     j->snap = SNAP_IDLE;
-    act_record(c, j);
+    record_begin(c, j, RECORD_END, now);
     j->releasing = true;
     j->released_ms = now;
     for (uint32_t w = 0; w < j->worker_count; w++) {
@@ -226,6 +229,11 @@ void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_
             continue;
         j->workers[w]->job = NULL;
         j->workers[w]->shutdown |= j->shutdown_at_end;
+    }
+    for (uint32_t w = 0; w < j->workers_wanted; w++) {
+        if (j->next_workers[w] != NULL)
+            j->next_workers[w]->reserved = NULL;
+        j->next_workers[w] = NULL;
     }
     job_release(c, j, now);
 }
@@ -304,33 +312,22 @@ struct coordinator_action *act(struct coordinator *c, enum coordinator_action_ki
     return a;
 }
 
+void job_note_take(struct coordinator *c, struct job_run *j, enum coordinator_log level, char *text)
+{
+    act_log(c, level, "job=%s %s", j->name, text);
+    struct log_line *l = &j->lines[j->line_count % LINES_KEPT];
+    mem_free(l->text);
+    *l = (struct log_line){
+        .number = ++j->line_count,
+        .unix_ms = c->now_ms + c->options.unix_offset_ms,
+        .level = level,
+        .text = text,
+    };
+}
+
 void act_log_take(struct coordinator *c, enum coordinator_log level, char *text)
 {
     struct coordinator_action *a = act(c, ACTION_LOG, NULL);
     a->level = level;
     a->text = text;
-}
-
-uint64_t act_record(struct coordinator *c, const struct job_run *j)
-{
-    /* An evaluation may have the name of the job that it evaluates; and nothing is known before the
-     * listing. */
-    if (j->eval_mode || j->generation == 0)
-        return 0;
-    struct json *o = json_object();
-    json_set_text(o, "job", j->name);
-    json_set_text(o, "mode", j->mode);
-    json_set_text(o, "state", job_state_name(j->state));
-    json_set_int(o, "generation", (int64_t)j->generation);
-    const char *newest = j->newest_name != NULL ? j->newest_name : j->recorded;
-    json_set_text(o, "checkpoint", newest != NULL ? newest : "");
-    uint64_t verdict = j->hold == HOLD_RECORD ? j->hold_step : j->verdict_step;
-    json_set_int(o, "verdict_step", (int64_t)verdict);
-    json_set_bool(o, "verdict_stop", j->hold == HOLD_RECORD ? j->hold_stop : j->verdict_stop);
-    struct str text = {0};
-    json_write(o, false, &text);
-    json_destroy(o);
-    struct coordinator_action *a = act(c, ACTION_RECORD, j);
-    a->text = text.data;
-    return a->id;
 }

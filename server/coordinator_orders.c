@@ -15,7 +15,6 @@ struct parts { /* what the message points to */
     Paramd__Control__LayoutShard *shards, **shard_list;
     Paramd__Control__Lease *leases, **lease_list;
     uint32_t *own;
-    char restore[64];
 };
 
 static void parts_deinit(struct parts *p)
@@ -50,16 +49,23 @@ static void put_layout(const struct job_run *j, struct parts *p)
     p->orders.job_yaml = j->yaml;
 }
 
-static void put_leases(const struct job_run *j, uint32_t first, uint32_t end, struct parts *p)
+/* Those of the slot's ranks; NO_SLOT: of all. Returns how many. */
+static size_t put_leases(const struct job_run *j, uint32_t slot, struct parts *p)
 {
-    p->leases = must_alloc((end - first + 1) * sizeof *p->leases);
-    p->lease_list = must_alloc((end - first + 1) * sizeof *p->lease_list);
-    for (uint32_t r = first; r < end; r++) {
-        Paramd__Control__Lease *l = p->lease_list[r - first] = &p->leases[r - first];
+    uint32_t ranks = j->job->train.ranks;
+    size_t count = 0;
+    p->leases = must_alloc((ranks + 1) * sizeof *p->leases);
+    p->lease_list = must_alloc((ranks + 1) * sizeof *p->lease_list);
+    for (uint32_t r = 0; r < ranks; r++) {
+        if (slot != NO_SLOT && j->host[r] != slot)
+            continue;
+        Paramd__Control__Lease *l = p->lease_list[count] = &p->leases[count];
+        count++;
         paramd__control__lease__init(l);
         l->rank = r;
         l->lease = j->lease[r];
     }
+    return count;
 }
 
 static void put_server(const struct job_run *j, const struct fellow *f, struct parts *p)
@@ -84,12 +90,8 @@ static void put_server(const struct job_run *j, const struct fellow *f, struct p
     o->n_columns = j->column_count;
     o->columns = j->columns;
     o->restore_step = j->start_step;
-    if (j->manifest != NULL) {
-        char *name = checkpoint_name(j->manifest->generation, j->manifest->step);
-        size_t size = strlen(name) < sizeof p->restore ? strlen(name) : sizeof p->restore - 1;
-        memcpy(p->restore, name, size);
-        mem_free(name);
-        o->restore = p->restore;
+    if (j->restore_name != NULL) {
+        o->restore = j->restore_name;
         o->restore_checksum = (char *)j->manifest_sha;
     }
     bool armed = j->snap == SNAP_ARMING || j->snap == SNAP_ARMED || j->snap == SNAP_PUBLISHING;
@@ -97,8 +99,7 @@ static void put_server(const struct job_run *j, const struct fellow *f, struct p
     o->disarm = j->disarm;
     o->verdict_step = j->verdict_step;
     o->verdict_stop = j->verdict_stop;
-    put_leases(j, 0, j->job->train.ranks, p);
-    o->n_leases = j->job->train.ranks;
+    o->n_leases = put_leases(j, NO_SLOT, p);
     o->leases = p->lease_list;
 }
 
@@ -113,15 +114,14 @@ static void put_worker(const struct job_run *j, const struct fellow *f, struct p
     if (!j->indexed)
         return;
     o->index_checksum = j->index_checksum;
-    uint32_t first, end;
-    rank_range(j, f->index, &first, &end);
-    put_leases(j, first, end, p);
-    o->n_ranks = end - first;
+    o->n_ranks = put_leases(j, f->index, p);
     o->ranks = p->lease_list;
     if (!j->form)
         return;
     o->start_step = j->start_step;
     o->start = j->start;
+    uint32_t first, end;
+    rank_range(j, slots_share(j, f->index), &first, &end);
     o->evaluate = j->hold == HOLD_EVALUATE;
     o->evaluate_step = o->evaluate ? j->hold_step : 0;
     o->evaluate_parts = j->job->train.ranks;
@@ -139,8 +139,9 @@ static void pack_orders(const struct coordinator *c, const struct fellow *f, boo
                         struct str *out)
 {
     struct parts p = {.orders = PARAMD__CONTROL__MEMBER_ORDERS__INIT};
-    const struct job_run *j = f->job;
+    const struct job_run *j = f->job != NULL && f->job->formed ? f->job : NULL;
     p.orders.shutdown = f->shutdown;
+    p.orders.pause = c->pause;
     if (j != NULL) {
         p.orders.job = j->name;
         p.orders.generation = j->generation;
@@ -197,6 +198,9 @@ enum err coordinator_orders(struct coordinator *c, const char *member, struct st
         f = f->next;
     if (f == NULL)
         return err_set(ERR_NOT_FOUND, "member '%s' is not known", member);
+    if (!c->loaded || (f->job != NULL && f->job->adopting))
+        return err_set(ERR_UNAVAILABLE, "this leader is new; what '%s' has to do is not known yet",
+                       member);
     refresh(c, f);
     if (packed != NULL)
         pack_orders(c, f, true, packed);

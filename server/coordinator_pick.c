@@ -63,11 +63,12 @@ static void choose(struct coordinator *c, struct job_run *j, uint64_t now)
         ask_manifest(c, j);
     } else if (committed > 0) {
         fail_refused(c, j, now);
-    } else if (!j->resume_auto && j->candidate_count == 0) {
+    } else if (!j->resume_auto && !j->taken && j->candidate_count == 0) {
         job_fail(c, j, now, "there is no checkpoint to resume from in %s; run without --resume",
                  j->storage_uri);
     } else {
-        job_warn(c, j, "no checkpoint in %s yet: begins with the initial state", j->storage_uri);
+        job_note(c, j, COORDINATOR_INFO, "no checkpoint in %s yet: begins with the initial state",
+                 j->storage_uri);
         j->pick = PICK_DONE;
     }
 }
@@ -126,10 +127,12 @@ static bool is_listed(const struct job_run *j, const char *name)
 static void keep_listing(struct job_run *j, const struct coordinator_result *r)
 {
     j->candidates = must_alloc((r->listing_count + 1) * sizeof *j->candidates);
-    j->candidate_count = r->listing_count;
     for (size_t i = 0; i < r->listing_count; i++) {
         const struct coordinator_listing *l = &r->listing[i];
-        j->candidates[i] = (struct candidate){
+        /* A job that was to begin anew goes on from what it made itself. */
+        if (j->fresh && l->generation < j->first_generation)
+            continue;
+        j->candidates[j->candidate_count++] = (struct candidate){
             .generation = l->generation,
             .step = l->step,
             .committed = l->committed,
@@ -174,6 +177,8 @@ static void take_listing(struct coordinator *c, struct job_run *j,
         if (r->listing[i].generation > largest)
             largest = r->listing[i].generation;
     j->generation = largest + 1;
+    if (j->first_generation == 0)
+        j->first_generation = j->generation;
     if (j->eval_mode) {
         j->picked = 0;
         j->pick = PICK_READ;
@@ -181,10 +186,10 @@ static void take_listing(struct coordinator *c, struct job_run *j,
         return;
     }
     keep_listing(j, r);
-    if (record.checkpoint[0] != '\0')
-        j->recorded = must_strdup(record.checkpoint);
+    mem_free(j->recorded);
+    j->recorded = record.checkpoint[0] != '\0' && !j->fresh ? must_strdup(record.checkpoint) : NULL;
     j->picked = j->candidate_count;
-    if (j->fresh) {
+    if (j->fresh && !j->taken) {
         j->pick = PICK_DONE;
     } else if (record.checkpoint[0] != '\0' && !is_listed(j, record.checkpoint)) {
         job_fail(
@@ -192,7 +197,7 @@ static void take_listing(struct coordinator *c, struct job_run *j,
             "the registry names checkpoint %s of job '%s', but %s does not list it: look at its "
             "path and credentials; starting anew needs --fresh",
             record.checkpoint, j->name, j->storage_uri);
-    } else if (j->resume) {
+    } else if (j->resume || j->taken) {
         warn_refused(c, j);
         j->pick = PICK_CHOOSE;
         choose(c, j, now);

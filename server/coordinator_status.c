@@ -60,8 +60,8 @@ static void put_progress(const struct job_run *j, uint64_t now, Paramd__Control_
     o->epochs = j->job->train.epochs;
     if (o->steps_per_epoch > 0)
         o->epoch = (uint32_t)(o->step / o->steps_per_epoch);
-    if (j->latest.examples > j->base.examples)
-        o->examples = j->latest.examples - j->base.examples;
+    if (j->latest.examples > j->first_base.examples)
+        o->examples = j->latest.examples - j->first_base.examples;
     if (j->begin_ms != 0)
         o->train_seconds = (double)((j->end_ms != 0 ? j->end_ms : now) - j->begin_ms) / 1000;
     int64_t weight = j->latest.weight - j->epoch_base.weight;
@@ -107,6 +107,14 @@ void coordinator_status(struct coordinator *c, const char *job, uint64_t now_ms,
         return;
     }
     o.found = true;
+    o.mode = j->mode;
+    o.owner = j->owner;
+    o.submitted_unix_ms = j->submitted_unix_ms;
+    o.recoveries = j->recoveries;
+    o.moves = j->moves;
+    struct members_list members = list_members(c, j);
+    o.n_members = members.count;
+    o.members = members.list;
     o.job = j->name;
     o.state = (char *)job_state_name(j->state);
     o.why = j->why != NULL ? j->why : (char *)"";
@@ -134,6 +142,7 @@ void coordinator_status(struct coordinator *c, const char *job, uint64_t now_ms,
     o.evals = list;
     pack(&o, packed);
     mem_free(o.checkpoint);
+    list_members_free(&members);
     mem_free(evals);
     mem_free(list);
     mem_free(metrics);
