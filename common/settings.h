@@ -36,6 +36,11 @@ struct daemon_settings {
     uint32_t call_timeout_ms;   /* one RPC */
     uint32_t peer_timeout_ms;   /* silence after which a member counts as lost */
     uint32_t stall_timeout_ms;  /* no progress of a step */
+    uint32_t stuck_timeout_ms;  /* one piece of work: its member counts as lost; 0: never */
+    uint32_t replace_wait_ms;   /* for a replacement of a lost member, before going on with fewer */
+    uint32_t recovery_limit;    /* losses in a row without progress; 0: any number */
+    uint32_t registry_grace_ms; /* the registry away for longer: training holds */
+    uint32_t drain_timeout_ms;  /* SIGTERM: for handing work over */
     uint64_t message_max_bytes;
     bool unix_sockets; /* also listen on an abstract unix socket for peers on this host */
 };

@@ -387,6 +387,11 @@ void coordinator_pause(struct coordinator *c, bool pause)
                   : "the registry is back: shards go on");
 }
 
+bool coordinator_is_loaded(const struct coordinator *c)
+{
+    return c->loaded;
+}
+
 const char *coordinator_unheard(const struct coordinator *c, size_t index)
 {
     for (const struct fellow *f = c->fellows; f != NULL; f = f->next)

@@ -48,6 +48,9 @@ struct coordinator_options {
 struct coordinator *coordinator_create(const struct coordinator_options *o);
 void coordinator_destroy(struct coordinator *c); /* accepts NULL */
 
+/* The registry's records have been read: requests of users can be answered. */
+bool coordinator_is_loaded(const struct coordinator *c);
+
 /* ---- events ---- */
 
 /* *job_out is borrowed. A job that is submitted again unchanged while it lives is the same job. */
@@ -94,7 +97,7 @@ enum coordinator_log { COORDINATOR_ERROR, COORDINATOR_WARN, COORDINATOR_INFO };
 
 struct coordinator_action {
     enum coordinator_action_kind kind;
-    uint64_t id;
+    uint64_t id, term;
     char *job;
     char *uri;
     char *text;

@@ -306,6 +306,7 @@ struct coordinator_action *act(struct coordinator *c, enum coordinator_action_ki
     struct coordinator_action *a = must_alloc(sizeof *a);
     a->kind = kind;
     a->id = ++c->next_id;
+    a->term = c->options.term;
     a->job = j != NULL ? must_strdup(j->name) : NULL;
     *c->actions_end = a;
     c->actions_end = &a->next;

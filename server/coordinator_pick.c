@@ -172,7 +172,7 @@ static void take_listing(struct coordinator *c, struct job_run *j,
                          const struct coordinator_result *r, uint64_t now)
 {
     struct record record = parse_record(r->record);
-    uint64_t largest = record.generation;
+    uint64_t largest = record.generation > j->generation ? record.generation : j->generation;
     for (size_t i = 0; i < r->listing_count; i++)
         if (r->listing[i].generation > largest)
             largest = r->listing[i].generation;

@@ -19,7 +19,7 @@
 #define PARK_MS    1000u
 #define EVENTS_MAX 4096u
 
-enum event_kind { EVENT_CALL, EVENT_LED, EVENT_GONE, EVENT_RESULT };
+enum event_kind { EVENT_CALL, EVENT_LED, EVENT_DEPOSED, EVENT_GONE, EVENT_RESULT };
 
 struct event {
     enum event_kind kind;
@@ -65,6 +65,7 @@ struct leader {
     /* the machine's thread */
     struct coordinator *machine;
     uint64_t term;
+    bool watches_unheard;
     struct parked *parked;
     struct submitted *submitted;
 
@@ -77,6 +78,7 @@ struct leader {
 static void *machine_run(void *context);
 static bool take_leadership(void *context, uint64_t term);
 static void take_gone(void *context, const char *member);
+static void take_deposed(void *context);
 static void handle_call(void *context, struct rpc_call *call);
 static void storage_done(void *context, struct storage_answer *answer);
 
@@ -93,6 +95,8 @@ struct leader *leader_create(const struct leader_options *o)
         {h, CONTROL_STATUS, &paramd__control__status_request__descriptor},
         {h, CONTROL_STOP, &paramd__control__stop_request__descriptor},
         {h, CONTROL_CHECKPOINT_NOW, &paramd__control__checkpoint_now_request__descriptor},
+        {h, CONTROL_LIST, &paramd__control__list_request__descriptor},
+        {h, CONTROL_LOGS, &paramd__control__logs_request__descriptor},
     };
     memcpy(h->methods, methods, sizeof methods);
     return h;
@@ -113,6 +117,7 @@ void leader_start(struct leader *h, const char *const *addresses)
         .record = h->record,
         .led = take_leadership,
         .gone = take_gone,
+        .deposed = take_deposed,
         .context = h,
     });
     CHECK(pthread_create(&h->machine_thread, NULL, machine_run, h) == 0);
@@ -226,6 +231,16 @@ static void take_gone(void *context, const char *member)
         event_free(e);
 }
 
+static void take_deposed(void *context)
+{
+    struct leader *h = context;
+    atomic_store(&h->leads, false);
+    struct event *e = must_alloc(sizeof *e);
+    e->kind = EVENT_DEPOSED;
+    if (post(h, e, 10000) != ERR_NONE)
+        event_free(e);
+}
+
 static bool take_leadership(void *context, uint64_t term)
 {
     struct leader *h = context;
@@ -266,7 +281,7 @@ static void reply_orders(struct leader *h, struct rpc_call *call, const char *me
     if (coordinator_orders(h->machine, member, &packed, &version) == ERR_NONE)
         reply_bytes(call, packed.data, packed.size);
     else
-        rpc_call_fail(call, RPC_NOT_FOUND, err_text());
+        rpc_call_fail(call, RPC_UNAVAILABLE, err_text());
     str_deinit(&packed);
 }
 
@@ -398,9 +413,24 @@ static void stop_or_checkpoint(struct leader *h, struct event *e, uint64_t now)
     reply_message(e->call, &reply.base);
 }
 
+static void list_or_logs(struct leader *h, struct event *e, uint64_t now)
+{
+    struct str packed = {0};
+    if (e->message->descriptor == &paramd__control__list_request__descriptor) {
+        coordinator_list(h->machine, ((Paramd__Control__ListRequest *)e->message)->all, now,
+                         &packed);
+    } else {
+        const Paramd__Control__LogsRequest *r = (Paramd__Control__LogsRequest *)e->message;
+        coordinator_logs(h->machine, r->job, r->after, &packed);
+    }
+    reply_bytes(e->call, packed.data, packed.size);
+    str_deinit(&packed);
+}
+
 static void take_call(struct leader *h, struct event *e, uint64_t now)
 {
-    if (h->machine == NULL)
+    bool exchanges = strcmp(e->method, CONTROL_EXCHANGE) == 0;
+    if (h->machine == NULL || (!exchanges && !coordinator_is_loaded(h->machine)))
         rpc_call_fail(e->call, RPC_UNAVAILABLE, "this server does not lead yet");
     else if (strcmp(e->method, CONTROL_EXCHANGE) == 0)
         exchange(h, e, now);
@@ -408,8 +438,45 @@ static void take_call(struct leader *h, struct event *e, uint64_t now)
         submit(h, e, now);
     else if (strcmp(e->method, CONTROL_STATUS) == 0)
         status(h, e, now);
+    else if (strcmp(e->method, CONTROL_LIST) == 0 || strcmp(e->method, CONTROL_LOGS) == 0)
+        list_or_logs(h, e, now);
     else
         stop_or_checkpoint(h, e, now);
+}
+
+static void fail_parked(struct leader *h, const char *why)
+{
+    while (h->parked != NULL) {
+        struct parked *p = h->parked;
+        h->parked = p->next;
+        rpc_call_fail(p->call, RPC_UNAVAILABLE, why);
+        mem_free(p->member);
+        mem_free(p);
+    }
+    while (h->submitted != NULL) {
+        struct submitted *s = h->submitted;
+        h->submitted = s->next;
+        rpc_call_fail(s->call, RPC_UNAVAILABLE, why);
+        mem_free(s->job);
+        mem_free(s);
+    }
+}
+
+static void begin_to_lead(struct leader *h, uint64_t term, uint64_t now)
+{
+    log_info("coordinator", "leads term=%llu", (unsigned long long)term);
+    coordinator_destroy(h->machine);
+    h->term = term;
+    h->watches_unheard = false;
+    h->machine = coordinator_create(&(struct coordinator_options){
+        .term = term,
+        .peer_timeout_ms = h->options.peer_timeout_ms,
+        .stall_timeout_ms = h->options.stall_timeout_ms,
+        .stuck_timeout_ms = h->options.stuck_timeout_ms,
+        .replace_wait_ms = h->options.replace_wait_ms,
+        .recovery_limit = h->options.recovery_limit,
+        .unix_offset_ms = clock_wall_ms() - now,
+    });
 }
 
 static void take_event(struct leader *h, struct event *e, uint64_t now)
@@ -419,20 +486,21 @@ static void take_event(struct leader *h, struct event *e, uint64_t now)
         take_call(h, e, now);
         break;
     case EVENT_LED:
-        log_info("coordinator", "leads term=%llu", (unsigned long long)e->term);
-        h->term = e->term;
-        h->machine = coordinator_create(&(struct coordinator_options){
-            .term = e->term,
-            .peer_timeout_ms = h->options.peer_timeout_ms,
-            .stall_timeout_ms = h->options.stall_timeout_ms,
-        });
+        begin_to_lead(h, e->term, now);
+        break;
+    case EVENT_DEPOSED:
+        fail_parked(h, "this server does not lead any more");
+        coordinator_destroy(h->machine);
+        h->machine = NULL;
         break;
     case EVENT_GONE:
-        coordinator_member_lost(h->machine, e->member, "the registry does not show it any more",
-                                now);
+        if (h->machine != NULL)
+            coordinator_member_lost(h->machine, e->member,
+                                    "the registry does not show it any more", now);
         break;
     case EVENT_RESULT:
-        coordinator_result(h->machine, storage_answer_result(e->answer), now);
+        if (h->machine != NULL && storage_answer_term(e->answer) == h->term)
+            coordinator_result(h->machine, storage_answer_result(e->answer), now);
         break;
     }
     event_free(e);
@@ -454,22 +522,18 @@ static void take_actions(struct leader *h)
     }
 }
 
-static void fail_parked(struct leader *h)
+static void look_at_registry(struct leader *h)
 {
-    while (h->parked != NULL) {
-        struct parked *p = h->parked;
-        h->parked = p->next;
-        rpc_call_fail(p->call, RPC_UNAVAILABLE, "this server is leaving");
-        mem_free(p->member);
-        mem_free(p);
-    }
-    while (h->submitted != NULL) {
-        struct submitted *s = h->submitted;
-        h->submitted = s->next;
-        rpc_call_fail(s->call, RPC_UNAVAILABLE, "this server is leaving");
-        mem_free(s->job);
-        mem_free(s);
-    }
+    uint64_t away_ms = 0;
+    registry_state(h->options.registry, &away_ms);
+    coordinator_pause(h->machine, away_ms > h->options.registry_grace_ms);
+    if (h->watches_unheard || !coordinator_is_loaded(h->machine))
+        return;
+    /* Whom the records name and the registry does not show is gone, though it was never seen. */
+    h->watches_unheard = true;
+    const char *id;
+    for (size_t i = 0; (id = coordinator_unheard(h->machine, i)) != NULL; i++)
+        leader_watch_add(h->watch, id);
 }
 
 static void *machine_run(void *context)
@@ -488,13 +552,14 @@ static void *machine_run(void *context)
             continue;
         if (now - ticked >= TICK_MS) {
             ticked = now;
+            look_at_registry(h);
             coordinator_tick(h->machine, now);
         }
         take_actions(h);
         answer_parked(h, now, NULL);
         answer_submitted(h, now);
     }
-    fail_parked(h);
+    fail_parked(h, "this server is leaving");
     coordinator_destroy(h->machine);
     h->machine = NULL;
     return NULL;

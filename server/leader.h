@@ -2,8 +2,9 @@
  * leader.h - gives the pure coordinator what it lacks: leadership, a clock, calls, storage.
  *
  * Every server has one. It tries to lead every quarter of a second; while it leads, one thread runs
- * the coordinator, one does what it wants of the storage and the registry, one watches the registry
- * for members that are gone. While it does not lead, calls are answered UNAVAILABLE, and the caller
+ * the coordinator, two do what it wants of the storage and the registry, one watches the registry
+ * for members that are gone and for the leadership itself: once that is lost, the coordinator is
+ * thrown away, and another one reads the records when it leads again. While it does not lead, calls are answered UNAVAILABLE, and the caller
  * asks the registry again.
  *
  * Threads  create, start, stop, destroy: the owner's thread. The handlers run on transport threads
@@ -22,10 +23,12 @@ struct leader;
 
 struct leader_options {
     struct registry *registry; /* borrowed; its own connection: leadership is held through it */
-    uint32_t peer_timeout_ms, stall_timeout_ms;
+    uint32_t peer_timeout_ms, stall_timeout_ms, stuck_timeout_ms;
+    uint32_t replace_wait_ms, recovery_limit;
+    uint32_t registry_grace_ms; /* the registry away for longer: shards hold */
 };
 
-#define CONTROL_METHOD_COUNT 5u
+#define CONTROL_METHOD_COUNT 7u
 
 struct leader *leader_create(const struct leader_options *o);
 /* Fills CONTROL_METHOD_COUNT methods for rpc_server_create(). */

@@ -1,7 +1,7 @@
 #include "server/leader_storage.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "common/check.h"
@@ -10,15 +10,24 @@
 #include "common/queue.h"
 #include "server/snapshot.h"
 
-#define ACTIONS_MAX 1024u
+#define ACTIONS_MAX  1024u
+#define HISTORY_KEPT 500u
+
+enum { LINE_REGISTRY, LINE_STORE, LINE_COUNT };
+
+struct leader_storage;
+
+struct line { /* a thread and what it has to do */
+    struct leader_storage *storage;
+    struct queue *actions;
+    pthread_t thread;
+};
 
 struct leader_storage {
     struct registry *registry;
     void (*done)(void *context, struct storage_answer *answer);
     void *context;
-    struct queue *actions;
-    pthread_t thread;
-    atomic_bool stopping;
+    struct line lines[LINE_COUNT]; /* so that a slow store does not hold up the registry */
 };
 
 struct storage_answer {
@@ -27,7 +36,10 @@ struct storage_answer {
     struct checkpoint_listing *found;
     size_t found_count;
     struct coordinator_listing *listing;
+    uint64_t term;
     char *record;
+    char **records, **history;
+    size_t record_count, history_count;
     struct checkpoint_manifest *manifest;
     char sha256[SHA256_HEX_SIZE];
 };
@@ -42,9 +54,12 @@ leader_storage_create(struct registry *registry,
     s->registry = registry;
     s->done = done;
     s->context = context;
-    s->actions = queue_create(ACTIONS_MAX);
-    CHECK(s->actions != NULL);
-    CHECK(pthread_create(&s->thread, NULL, storage_run, s) == 0);
+    for (int i = 0; i < LINE_COUNT; i++) {
+        s->lines[i].storage = s;
+        s->lines[i].actions = queue_create(ACTIONS_MAX);
+        CHECK(s->lines[i].actions != NULL);
+        CHECK(pthread_create(&s->lines[i].thread, NULL, storage_run, &s->lines[i]) == 0);
+    }
     return s;
 }
 
@@ -58,22 +73,28 @@ static void answer(struct leader_storage *s, struct storage_answer *a, uint64_t 
 
 void leader_storage_do(struct leader_storage *s, struct coordinator_action *a)
 {
-    if (queue_push(s->actions, a, 0) == ERR_NONE)
+    bool registry = a->kind == ACTION_RECORD || a->kind == ACTION_LOAD;
+    struct line *line = &s->lines[registry ? LINE_REGISTRY : LINE_STORE];
+    if (queue_push(line->actions, a, 0) == ERR_NONE)
         return;
     struct storage_answer *r = must_alloc(sizeof *r);
     uint64_t id = a->id;
+    r->term = a->term;
     coordinator_action_destroy(a);
     answer(s, r, id,
-           err_set(ERR_UNAVAILABLE, "the storage thread has %u actions to do", ACTIONS_MAX));
+           err_set(ERR_UNAVAILABLE, "%u actions wait to be done already", ACTIONS_MAX));
 }
 
 void leader_storage_destroy(struct leader_storage *s)
 {
     if (s == NULL)
         return;
-    queue_close(s->actions);
-    pthread_join(s->thread, NULL);
-    queue_destroy(s->actions);
+    for (int i = 0; i < LINE_COUNT; i++)
+        queue_close(s->lines[i].actions);
+    for (int i = 0; i < LINE_COUNT; i++) {
+        pthread_join(s->lines[i].thread, NULL);
+        queue_destroy(s->lines[i].actions);
+    }
     mem_free(s);
 }
 
@@ -83,10 +104,26 @@ const struct coordinator_result *storage_answer_result(struct storage_answer *a)
     a->result.listing = a->listing;
     a->result.listing_count = a->found_count;
     a->result.record = a->record;
+    a->result.records = (const char *const *)a->records;
+    a->result.record_count = a->record_count;
+    a->result.history = (const char *const *)a->history;
+    a->result.history_count = a->history_count;
     a->result.manifest = a->manifest;
     a->result.sha256 = a->sha256;
     a->manifest = NULL;
     return &a->result;
+}
+
+uint64_t storage_answer_term(const struct storage_answer *a)
+{
+    return a->term;
+}
+
+static void free_texts(char **texts, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        mem_free(texts[i]);
+    mem_free(texts);
 }
 
 void storage_answer_destroy(struct storage_answer *a)
@@ -95,6 +132,8 @@ void storage_answer_destroy(struct storage_answer *a)
         return;
     checkpoint_listing_free(a->found, a->found_count);
     checkpoint_manifest_destroy(a->manifest);
+    free_texts(a->records, a->record_count);
+    free_texts(a->history, a->history_count);
     mem_free(a->listing);
     mem_free(a->record);
     mem_free(a->text);
@@ -150,20 +189,93 @@ static enum err do_list(struct leader_storage *s, const struct coordinator_actio
     return ERR_NONE;
 }
 
-/* The newest record wins: there is one leader, and it alone writes. */
+/* An action of an earlier leadership of this very process must not be done under a later one. */
+static enum err check_term(struct leader_storage *s, const struct coordinator_action *a)
+{
+    uint64_t term;
+    if (registry_leads(s->registry, &term) && term == a->term)
+        return ERR_NONE;
+    return err_set(ERR_REFUSED, "this server does not lead by term %llu any more",
+                   (unsigned long long)a->term);
+}
+
+static enum err put(struct leader_storage *s, const char *path, const char *text)
+{
+    return registry_put_led(s->registry, path, text, strlen(text), REGISTRY_ANY_VERSION, NULL);
+}
+
 static enum err do_record(struct leader_storage *s, const struct coordinator_action *a)
 {
+    enum err e = check_term(s, a);
     char *path = record_path(a->job);
-    void *data = NULL;
-    size_t size;
-    uint64_t version = 0;
-    enum err e = registry_get(s->registry, path, &data, &size, &version);
-    mem_free(data);
-    if (e == ERR_NONE || e == ERR_NOT_FOUND)
-        e = registry_put(s->registry, path, a->text, strlen(a->text), e == ERR_NONE ? version : 0,
-                         NULL);
+    if (e == ERR_NONE && a->history != NULL) {
+        char *past = must_format("history/%020llu", (unsigned long long)a->sequence);
+        e = put(s, past, a->history);
+        mem_free(past);
+    }
+    if (e == ERR_NONE)
+        e = put(s, path, a->text);
     mem_free(path);
     return e;
+}
+
+/* The records directly under a path, ascending by name. */
+static enum err load_under(struct leader_storage *s, const char *under, char ***out, size_t *count)
+{
+    char **names;
+    size_t name_count;
+    enum err e = registry_list(s->registry, under, &names, &name_count);
+    if (e != ERR_NONE)
+        return e;
+    *out = must_alloc((name_count + 1) * sizeof **out);
+    for (size_t i = 0; e == ERR_NONE && i < name_count; i++) {
+        char *path = must_format("%s/%s", under, names[i]);
+        void *data;
+        size_t size;
+        uint64_t version;
+        e = registry_get(s->registry, path, &data, &size, &version);
+        if (e == ERR_NONE)
+            (*out)[(*count)++] = data;
+        else if (e == ERR_NOT_FOUND)
+            e = ERR_NONE;
+        mem_free(path);
+    }
+    registry_names_free(names, name_count);
+    return e;
+}
+
+static void prune_history(struct leader_storage *s)
+{
+    char **names;
+    size_t count;
+    if (registry_list(s->registry, "history", &names, &count) != ERR_NONE)
+        return;
+    for (size_t i = 0; i + HISTORY_KEPT < count; i++) {
+        char *path = must_format("history/%s", names[i]);
+        if (registry_remove_led(s->registry, path) != ERR_NONE)
+            log_warn("coordinator", "cannot remove %s: %s", path, err_text());
+        mem_free(path);
+    }
+    registry_names_free(names, count);
+}
+
+static enum err do_load(struct leader_storage *s, const struct coordinator_action *a,
+                        struct storage_answer *r)
+{
+    enum err e = check_term(s, a);
+    if (e != ERR_NONE)
+        return e;
+    prune_history(s);
+    e = load_under(s, "jobs", &r->records, &r->record_count);
+    if (e == ERR_NONE)
+        e = load_under(s, "history", &r->history, &r->history_count);
+    return e;
+}
+
+/* Only while we surely lead: another leader may restore what we would remove. */
+static bool may_retain(struct leader_storage *s, const struct coordinator_action *a)
+{
+    return registry_state(s->registry, NULL) == REGISTRY_CONNECTED && check_term(s, a) == ERR_NONE;
 }
 
 static void do_retain(const struct coordinator_action *a)
@@ -178,8 +290,12 @@ static void do_retain(const struct coordinator_action *a)
 static void do_action(struct leader_storage *s, const struct coordinator_action *a)
 {
     struct storage_answer *r = must_alloc(sizeof *r);
+    r->term = a->term;
     enum err e = ERR_NONE;
     switch (a->kind) {
+    case ACTION_LOAD:
+        e = do_load(s, a, r);
+        break;
     case ACTION_LIST:
         e = do_list(s, a, r);
         break;
@@ -187,13 +303,15 @@ static void do_action(struct leader_storage *s, const struct coordinator_action 
         e = checkpoint_read_manifest(a->uri, &r->manifest, r->sha256);
         break;
     case ACTION_PUBLISH:
-        e = checkpoint_publish(a->uri, a->manifest, r->sha256);
+        e = check_term(s, a) == ERR_NONE ? checkpoint_publish(a->uri, a->manifest, r->sha256)
+                                         : ERR_UNAVAILABLE;
         break;
     case ACTION_RECORD:
         e = do_record(s, a);
         break;
     case ACTION_RETAIN:
-        do_retain(a);
+        if (may_retain(s, a))
+            do_retain(a);
         break;
     case ACTION_LOG:
         break;
@@ -203,10 +321,10 @@ static void do_action(struct leader_storage *s, const struct coordinator_action 
 
 static void *storage_run(void *context)
 {
-    struct leader_storage *s = context;
+    struct line *line = context;
     void *item;
-    while (queue_pop(s->actions, &item, QUEUE_FOREVER) == ERR_NONE) {
-        do_action(s, item);
+    while (queue_pop(line->actions, &item, QUEUE_FOREVER) == ERR_NONE) {
+        do_action(line->storage, item);
         coordinator_action_destroy(item);
     }
     return NULL;

@@ -12,6 +12,7 @@
 #define LEAD_EVERY_MS 250u
 #define LOOK_EVERY_MS 100u
 #define MISSES_MAX    2u /* looks without a member before it counts as gone */
+#define SETTLE_MS     3000u
 
 struct watched {
     char *id;
@@ -26,6 +27,7 @@ struct leader_watch {
     pthread_cond_t woken;
     bool stopping, leads;
     struct watched *watched;
+    uint64_t settled_ms; /* the thread's own: from then on members may be missed */
 };
 
 static void *watch_run(void *context);
@@ -48,6 +50,18 @@ void leader_watch_start(struct leader_watch *w)
     CHECK(pthread_create(&w->thread, NULL, watch_run, w) == 0);
 }
 
+static void forget(struct leader_watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while (w->watched != NULL) {
+        struct watched *next = w->watched->next;
+        mem_free(w->watched->id);
+        mem_free(w->watched);
+        w->watched = next;
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
 void leader_watch_destroy(struct leader_watch *w)
 {
     pthread_mutex_lock(&w->lock);
@@ -57,12 +71,7 @@ void leader_watch_destroy(struct leader_watch *w)
     pthread_join(w->thread, NULL);
     if (w->leads)
         registry_resign(w->options.registry);
-    while (w->watched != NULL) {
-        struct watched *next = w->watched->next;
-        mem_free(w->watched->id);
-        mem_free(w->watched);
-        w->watched = next;
-    }
+    forget(w);
     pthread_cond_destroy(&w->woken);
     pthread_mutex_destroy(&w->lock);
     mem_free(w);
@@ -135,6 +144,13 @@ static struct watched *take_missing(struct leader_watch *w, const struct registr
 
 static void look(struct leader_watch *w)
 {
+    uint64_t now = clock_ms();
+    if (registry_state(w->options.registry, NULL) != REGISTRY_CONNECTED) {
+        w->settled_ms = now + SETTLE_MS;
+        return;
+    }
+    if (now < w->settled_ms)
+        return;
     struct registry_entry *entries;
     size_t count;
     if (registry_members(w->options.registry, NULL, &entries, &count) != ERR_NONE) {
@@ -152,12 +168,24 @@ static void look(struct leader_watch *w)
     }
 }
 
+static void check_leads(struct leader_watch *w)
+{
+    if (registry_leads(w->options.registry, NULL)) {
+        look(w);
+        return;
+    }
+    w->leads = false;
+    log_warn("coordinator", "does not lead any more: the registry gave the leadership up");
+    w->options.deposed(w->options.context);
+    forget(w);
+}
+
 static void try_to_lead(struct leader_watch *w)
 {
     bool leads = false;
     uint64_t term = 0;
     if (registry_lead(w->options.registry, w->options.record, &leads, &term) != ERR_NONE)
-        log_warn("coordinator", "cannot try to lead: %s", err_text());
+        log_debug("coordinator", "cannot try to lead: %s", err_text());
     else if (leads)
         w->leads = w->options.led(w->options.context, term);
 }
@@ -169,7 +197,7 @@ static void *watch_run(void *context)
     while (!w->stopping) {
         pthread_mutex_unlock(&w->lock);
         if (w->leads)
-            look(w);
+            check_leads(w);
         else
             try_to_lead(w);
         uint64_t until = clock_ms() + (w->leads ? LOOK_EVERY_MS : LEAD_EVERY_MS);

@@ -2,7 +2,8 @@
  * leader_watch.h - looks at the registry: may we lead, and who is not there any more.
  *
  * A thread of its own, as the registry may block. While this process does not lead it tries to;
- * once it does, it compares the members that were seen with those that the registry shows.
+ * once it does, it compares the members that were seen with those that the registry shows. Nobody
+ * is missed while the registry is away, nor just after: members have to come back first.
  *
  * Threads  callbacks on the watch's thread; everything else from any.
  */
@@ -21,6 +22,7 @@ struct leader_watch_options {
     const char *record;                        /* of the leader: how it is dialled; borrowed */
     bool (*led)(void *context, uint64_t term); /* false: it could not be taken; try again */
     void (*gone)(void *context, const char *member);
+    void (*deposed)(void *context); /* we do not lead any more; it tries again */
     void *context;
 };
 

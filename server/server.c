@@ -137,6 +137,10 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
         .registry = s->registry,
         .peer_timeout_ms = settings->peer_timeout_ms,
         .stall_timeout_ms = settings->stall_timeout_ms,
+        .stuck_timeout_ms = settings->stuck_timeout_ms,
+        .replace_wait_ms = settings->replace_wait_ms,
+        .recovery_limit = settings->recovery_limit,
+        .registry_grace_ms = settings->registry_grace_ms,
     });
     e = listen_all(s, settings);
     if (e != ERR_NONE)
