@@ -150,14 +150,14 @@ static void look_at_stragglers(struct coordinator *c, struct job_run *j, uint64_
 void watch_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
     look_at_stragglers(c, j, now);
-    uint64_t mark = progress_mark(j);
-    if (mark != j->progress_mark) {
+    uint64_t mark = progress_mark(j), patience = patience_ms(c, j);
+    if (mark != j->progress_mark || patience == UINT64_MAX) {
         j->progress_mark = mark;
         j->progress_ms = now;
         return;
     }
     uint64_t since = now - j->progress_ms;
-    if (since <= patience_ms(c, j))
+    if (since <= patience)
         return;
     struct str who = {0};
     if (j->why != NULL && j->why[0] != '\0')

@@ -16,7 +16,6 @@
 #include "tests/support/cluster_model.h"
 #include "tests/support/cluster_model_internal.h"
 
-#define TERM 7
 
 void model_init(struct model *m, uint32_t servers, uint32_t workers)
 {
@@ -25,10 +24,9 @@ void model_init(struct model *m, uint32_t servers, uint32_t workers)
                         .eval_examples = 100,
                         .steps_a_turn = 4,
                         .rounds_needed = 2};
-    m->c = coordinator_create(&(struct coordinator_options){
-        .term = TERM, .peer_timeout_ms = 5000, .stall_timeout_ms = 10000});
+    m->term = 6;
+    model_new_leader(m);
     for (uint32_t i = 0; i < servers; i++) {
-
         char *name = must_format("server-%u", i);
         model_add(m, name, true);
         mem_free(name);
@@ -38,6 +36,22 @@ void model_init(struct model *m, uint32_t servers, uint32_t workers)
         model_add(m, name, false);
         mem_free(name);
     }
+}
+
+void model_new_leader(struct model *m)
+{
+    coordinator_destroy(m->c);
+    m->c = coordinator_create(&(struct coordinator_options){
+        .term = ++m->term,
+        .peer_timeout_ms = 5000,
+        .stall_timeout_ms = 10000,
+        .stuck_timeout_ms = 8000,
+        .replace_wait_ms = 2000,
+        .recovery_limit = 5,
+    });
+    for (uint32_t i = 0; i < m->member_count; i++)
+        m->members[i].version = 0;
+    model_do_actions(m);
 }
 
 struct model_member *model_add(struct model *m, const char *id, bool is_server)
@@ -88,6 +102,12 @@ void model_deinit(struct model *m)
         checkpoint_manifest_destroy(m->stored[i].manifest);
     for (uint32_t i = 0; i < m->log_count; i++)
         mem_free(m->log[i]);
+    for (uint32_t i = 0; i < m->record_count; i++) {
+        mem_free(m->record[i][0]);
+        mem_free(m->record[i][1]);
+    }
+    for (uint32_t i = 0; i < m->past_count; i++)
+        mem_free(m->past[i]);
 }
 
 /* ---- members ---- */
@@ -148,19 +168,27 @@ static void follow_server(struct model_member *p, const Paramd__Control__MemberO
         follow_shard(p, &p->shards[s->shards[i]], s);
 }
 
+static void evaluate(struct model_member *p, const Paramd__Control__WorkerOrders *w)
+{
+    p->evaluated = w->evaluate_step + 1;
+    p->evaluated_part = w->evaluate_part;
+    p->evaluated_part_count = w->evaluate_part_count;
+}
+
 static void follow_worker(struct model *m, struct model_member *p,
                           const Paramd__Control__WorkerOrders *w)
 {
     if (p->rounds < w->prepare_round)
         p->rounds++;
     if (w->evaluate && !p->frozen)
-        p->evaluated = w->evaluate_step + 1;
+        evaluate(p, w);
     (void)m;
 }
 
 static void follow(struct model *m, struct model_member *p, Paramd__Control__MemberOrders *o)
 {
-    assert_true(o->orders_version >= p->version);
+    assert_true(o->term > p->term || o->orders_version >= p->version);
+    p->left |= o->shutdown;
     if (p->orders != NULL)
         paramd__control__member_orders__free_unpacked(p->orders, NULL);
     p->orders = o;
@@ -194,7 +222,7 @@ static void pack_evaluation(const struct model *m, const struct model_member *p,
     uint64_t n = m->quality_count > 0 && epoch > m->quality_count ? m->quality_count : epoch;
     float logit = m->quality_count > 0 && n > 0 ? (float)m->quality[n - 1] : 1.0f;
     float logits[2] = {logit, -logit}, labels[2] = {1, 0}, weights[2] = {1, 1};
-    for (uint32_t i = 0; i < p->orders->worker->evaluate_part_count; i++)
+    for (uint32_t i = 0; i < p->evaluated_part_count; i++)
         assert_int_equal(evaluation_add(e, logits, labels, weights, NULL, 2), ERR_NONE);
     evaluation_encode(e, out);
     evaluation_destroy(e);
@@ -272,9 +300,17 @@ static void send_worker(struct model *m, struct model_member *p, Paramd__Control
     }
     w.ready = p->orders != NULL && p->orders->worker != NULL && p->orders->worker->n_ranks > 0;
     w.evaluated_step = p->evaluated;
+    if (p->evaluated > 0) {
+        w.evaluated_part = p->evaluated_part;
+        w.evaluated_part_count = p->evaluated_part_count;
+    }
     if (p->evaluated > 0)
         pack_evaluation(m, p, &evaluation);
     w.evaluation = (ProtobufCBinaryData){evaluation.size, (uint8_t *)evaluation.data};
+    Paramd__Control__RankState rank = PARAMD__CONTROL__RANK_STATE__INIT, *ranks[] = {&rank};
+    rank.busy_ms = p->busy_ms;
+    w.n_ranks = p->busy_ms > 0;
+    w.ranks = ranks;
     s->device_class = p->device;
     s->worker = &w;
     deliver(m, s);
@@ -293,6 +329,7 @@ static void send_state(struct model *m, struct model_member *p)
     s.sequence = ++p->sequence;
     s.job = p->job;
     s.generation = p->generation;
+    s.leaving = p->leaving;
     failure.kind = (Paramd__Control__Failure__Kind)p->failure_kind;
     failure.text = p->failure;
     s.failure = p->failure_kind != 0 ? &failure : NULL;
@@ -316,7 +353,9 @@ static void exchange(struct model *m, struct model_member *p)
     send_state(m, p);
     struct str packed = {0};
     uint64_t version;
-    assert_int_equal(coordinator_orders(m->c, p->id, &packed, &version), ERR_NONE);
+    /* A new leader does not know yet what to say. */
+    if (coordinator_orders(m->c, p->id, &packed, &version) == ERR_UNAVAILABLE)
+        return;
     Paramd__Control__MemberOrders *o =
         paramd__control__member_orders__unpack(NULL, packed.size, (const uint8_t *)packed.data);
     str_deinit(&packed);
@@ -328,16 +367,17 @@ static void exchange(struct model *m, struct model_member *p)
 
 static bool all_start(const struct model *m)
 {
-    bool any = false;
+    size_t hosted = 0, ranks = 0;
     for (uint32_t i = 0; i < m->member_count; i++) {
         const struct model_member *p = &m->members[i];
         if (p->is_server || !p->here || p->job[0] == '\0')
             continue;
-        any = true;
         if (p->frozen || p->orders->worker == NULL || !p->orders->worker->start)
             return false;
+        hosted += p->orders->worker->n_ranks;
+        ranks = p->orders->rank_count;
     }
-    return any;
+    return hosted > 0 && hosted == ranks;
 }
 
 /* One step on every shard, unless one holds it at a drain point. */
@@ -411,11 +451,15 @@ void model_turn(struct model *m)
     for (uint32_t i = 0; i < m->member_count; i++) {
         const Paramd__Control__MemberOrders *o = m->members[i].orders;
         if (o != NULL && o->server != NULL && o->server->form &&
+            strcmp(o->job, m->job_recorded) == 0 &&
             o->generation == m->generation_recorded &&
             o->server->verdict_step > o->server->restore_step)
             assert_true(m->verdict_recorded >= o->server->verdict_step);
     }
     train(m);
+    for (uint32_t i = 0; i < m->member_count; i++)
+        if (m->members[i].left && m->members[i].leaving && m->members[i].here)
+            model_leave(m, &m->members[i]);
     coordinator_tick(m->c, m->now);
     model_do_actions(m);
 }

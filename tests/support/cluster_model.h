@@ -43,9 +43,13 @@ struct model_member {
     char device[32];
     uint32_t rounds;
     uint64_t evaluated;     /* step + 1 */
+    uint32_t evaluated_part, evaluated_part_count;
     uint64_t released_turn; /* when it let go */
     bool frozen;            /* neither trains nor evaluates */
     bool mute;              /* says nothing at all */
+    bool leaving;
+    bool left;           /* it was told to, and did */
+    uint64_t busy_ms;    /* of its first shard or rank */
 };
 
 struct model_stored {
@@ -62,7 +66,9 @@ struct model {
     uint32_t member_count;
     struct model_stored stored[MODEL_STORED];
     uint32_t stored_count;
-    char record[64][2][256]; /* job, text */
+    char *record[64][2]; /* job, text */
+    char *past[64];
+    uint32_t past_count;
     uint32_t record_count;
     uint64_t now, turn;
     uint64_t train_examples, eval_examples;
@@ -70,6 +76,9 @@ struct model {
     const double *quality; /* of the nth evaluation: the logit of the right class */
     uint32_t quality_count, rounds_needed;
     bool store_away;
+    uint64_t term;
+    bool registry_away;
+    const char *job_recorded;
     uint64_t verdict_recorded, generation_recorded; /* as the registry has them */
     uint32_t retained;
     char *log[MODEL_LOG];
@@ -80,6 +89,8 @@ void model_init(struct model *m, uint32_t servers, uint32_t workers);
 void model_deinit(struct model *m);
 struct model_member *model_add(struct model *m, const char *id, bool is_server);
 void model_leave(struct model *m, struct model_member *member);
+/* Another leader, of the next term, reads what is recorded. */
+void model_new_leader(struct model *m);
 void model_turn(struct model *m);
 /* Submits `yaml` with flags "resume", "fresh", "auto", "shutdown" in a text; asserts that it is
  * taken. */

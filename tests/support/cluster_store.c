@@ -92,16 +92,34 @@ static void answer_record(struct model *m, const struct coordinator_action *a,
     uint32_t i = 0;
     while (i < m->record_count && strcmp(m->record[i][0], a->job) != 0)
         i++;
-    if (i == m->record_count)
+    if (i == m->record_count) {
         m->record_count++;
-    memcpy(m->record[i][0], a->job, strlen(a->job) + 1);
-    assert_true(strlen(a->text) < sizeof m->record[i][1]);
-    memcpy(m->record[i][1], a->text, strlen(a->text) + 1);
+        m->record[i][0] = must_strdup(a->job);
+    }
+    mem_free(m->record[i][1]);
+    m->record[i][1] = must_strdup(a->text);
+    if (a->history != NULL) {
+        assert_true(m->past_count < 64);
+        m->past[m->past_count++] = must_strdup(a->history);
+    }
     struct json *o;
     assert_int_equal(json_parse("record", a->text, strlen(a->text), &o), ERR_NONE);
+    m->job_recorded = m->record[i][0];
     assert_int_equal(json_get_u64(o, "verdict_step", &m->verdict_recorded), ERR_NONE);
     assert_int_equal(json_get_u64(o, "generation", &m->generation_recorded), ERR_NONE);
     json_destroy(o);
+    coordinator_result(m->c, r, m->now);
+}
+
+static void answer_load(struct model *m, struct coordinator_result *r)
+{
+    const char *records[64];
+    for (uint32_t i = 0; i < m->record_count; i++)
+        records[i] = m->record[i][1];
+    r->records = records;
+    r->record_count = m->record_count;
+    r->history = (const char *const *)m->past;
+    r->history_count = m->past_count;
     coordinator_result(m->c, r, m->now);
 }
 
@@ -118,10 +136,16 @@ void model_do_actions(struct model *m)
     struct coordinator_action *a;
     while ((a = coordinator_next_action(m->c)) != NULL) {
         struct coordinator_result r = {.id = a->id, .text = ""};
-        if (m->store_away && (a->kind == ACTION_LIST || a->kind == ACTION_PUBLISH)) {
+        if (m->registry_away && (a->kind == ACTION_RECORD || a->kind == ACTION_LOAD)) {
+            r.code = ERR_UNAVAILABLE;
+            r.text = "the registry is away";
+            coordinator_result(m->c, &r, m->now);
+        } else if (m->store_away && (a->kind == ACTION_LIST || a->kind == ACTION_PUBLISH)) {
             r.code = ERR_UNAVAILABLE;
             r.text = "the store is away";
             coordinator_result(m->c, &r, m->now);
+        } else if (a->kind == ACTION_LOAD) {
+            answer_load(m, &r);
         } else if (a->kind == ACTION_LIST) {
             answer_list(m, a, &r);
         } else if (a->kind == ACTION_READ_MANIFEST) {
