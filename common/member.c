@@ -35,7 +35,7 @@ struct member {
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool stopping, poked;
+    bool stopping, poked, leaving;
     uint32_t open_count;
     struct exchange exchanges[OPEN_MAX];
     Paramd__Control__MemberOrders *arrived; /* the newest that follow() has not seen */
@@ -80,6 +80,14 @@ void member_poke(struct member *m)
 {
     pthread_mutex_lock(&m->lock);
     m->poked = true;
+    pthread_cond_signal(&m->changed);
+    pthread_mutex_unlock(&m->lock);
+}
+
+void member_ask_to_leave(struct member *m)
+{
+    pthread_mutex_lock(&m->lock);
+    m->leaving = m->poked = true;
     pthread_cond_signal(&m->changed);
     pthread_mutex_unlock(&m->lock);
 }
@@ -163,6 +171,9 @@ static void send_state(struct member *m, struct exchange *x)
     state.term = m->term;
     state.sequence = ++m->sequence;
     state.orders_version = m->orders_version;
+    pthread_mutex_lock(&m->lock);
+    state.leaving = m->leaving;
+    pthread_mutex_unlock(&m->lock);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     state.cores = cores > 0 ? (uint32_t)cores : 1;
     m->options.describe(m->options.context, &state);
@@ -250,6 +261,12 @@ static bool take_in(struct member *m)
     if (answered) {
         m->heard_ms = clock_ms();
         m->reported = false;
+        if (m->told_ms != 0) {
+            m->told_ms = 0;
+            pthread_mutex_unlock(&m->lock);
+            m->options.orphaned(m->options.context, 0);
+            pthread_mutex_lock(&m->lock);
+        }
     }
     if (m->leader == NULL || m->open_count == OPEN_MAX)
         return false;

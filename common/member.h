@@ -39,13 +39,17 @@ struct member_options {
     /* Complete orders of the current term; borrowed for the length of the call. Called only when
      * they changed. */
     void (*follow)(void *context, const Paramd__Control__MemberOrders *orders);
-    /* No leader could be reached for so long (ms). Called every second while it lasts. */
+    /* No leader could be reached for so long (ms). Called every second while it lasts, and with 0
+     * when one is reached again. */
     void (*orphaned)(void *context, uint64_t for_ms);
     void *context;
 };
 
 enum err member_start(const struct member_options *o, struct member **out) MUST_CHECK;
 void member_poke(struct member *m);
+/* From now on the state says that this process wishes to leave; orders to do so follow when its
+ * work is handed over. */
+void member_ask_to_leave(struct member *m);
 void member_stop(struct member *m); /* leaves the registry; accepts NULL */
 const char *member_id(const struct member *m);
 

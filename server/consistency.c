@@ -119,7 +119,7 @@ bool consistency_may_reply(const struct consistency_state *c, uint32_t rank, uin
         return false;
     if (!steps_is_drain(&c->steps, seq))
         return true;
-    return consistency_at_drain(c, seq) && !verdict_missing(c, seq);
+    return consistency_at_drain(c, seq) && !verdict_missing(c, seq) && !c->paused;
 }
 
 bool consistency_at_drain(const struct consistency_state *c, uint64_t step)

@@ -31,6 +31,7 @@ struct consistency_state {
     uint64_t begun_at;     /* version after load; seq begun_at is expected once more */
     uint64_t verdict_step; /* replies of drain points that need one may leave up to here */
     bool verdict_stop;
+    bool paused; /* replies of drain points are held */
 };
 
 enum err consistency_init(struct consistency_state *c, const struct steps *steps,

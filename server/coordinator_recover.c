@@ -236,7 +236,7 @@ static bool take_stuck(struct coordinator *c, struct job_run *j, struct fellow *
 /* A server takes a checkpoint along, if there is time for one. */
 static bool server_may_go(struct job_run *j, uint64_t now)
 {
-    if (j->state != JOB_RUNNING || j->eval_mode)
+    if (j->state != JOB_RUNNING || j->eval_mode || slots_lack(j))
         return j->state != JOB_FINISHING;
     if (j->drain_ms == 0) {
         j->drain_ms = now > 0 ? now : 1;

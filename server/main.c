@@ -37,6 +37,7 @@ struct program {
     struct server *server;
     struct loop *loop;
     uint64_t told_ms, watchdog_ms;
+    uint64_t leaving_ms; /* since when it hands its work over; 0: it does not */
     int exit_code;
 };
 
@@ -105,10 +106,17 @@ static int configure(struct program *p)
     return -1;
 }
 
+/* In a cluster, the first one: hands its work over. On one machine whoever sends it wants the end of
+ * all. */
 static void on_signal(void *context, int number)
 {
     struct program *p = context;
     log_info("main", "got %s", strsignal(number));
+    if (getenv("PARAMD_PARENT_FD") == NULL && p->leaving_ms == 0 && p->server != NULL) {
+        p->leaving_ms = clock_ms();
+        server_ask_to_leave(p->server);
+        return;
+    }
     p->exit_code = 0;
     loop_stop(p->loop);
 }
@@ -132,6 +140,12 @@ static void on_timer(void *context)
         return;
     }
     uint64_t now = clock_ms();
+    if (p->leaving_ms > 0 && now - p->leaving_ms >= p->settings->drain_timeout_ms) {
+        log_warn("main", "leaves without having handed its work over in time");
+        p->exit_code = 0;
+        loop_stop(p->loop);
+        return;
+    }
     if (p->watchdog_ms > 0 && now - p->told_ms >= p->watchdog_ms) {
         p->told_ms = now;
         notify_state("WATCHDOG=1");

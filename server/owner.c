@@ -31,6 +31,8 @@ struct owner {
     pthread_t thread;
     pthread_mutex_t lock;
     struct directive *next; /* guarded by lock: the newest that the thread has not taken */
+    atomic_bool orphaned;
+    atomic_uint_least64_t serving_ms; /* since when; 0: it is not */
 
     /* the thread's own */
     struct directive *directive;
@@ -87,6 +89,17 @@ void owner_direct(struct owner *o, struct directive *d)
     struct item *wake = must_alloc(sizeof *wake);
     if (queue_push(o->queue, wake, 0) != ERR_NONE)
         mem_free(wake);
+}
+
+void owner_set_orphaned(struct owner *o, bool orphaned)
+{
+    atomic_store(&o->orphaned, orphaned);
+}
+
+uint64_t owner_busy_ms(const struct owner *o)
+{
+    uint64_t since = atomic_load(&o->serving_ms), now = clock_ms();
+    return since != 0 && now > since ? now - since : 0;
 }
 
 /* ---- answers ---- */
@@ -170,6 +183,14 @@ static void serve(struct owner *o, struct item *item, uint64_t now)
     holding_begin_due(h, now);
 }
 
+static void set_paused(struct owner *o)
+{
+    bool paused = atomic_load(&o->orphaned) || (o->directive != NULL && o->directive->orders->pause);
+    for (uint32_t i = 0; i < o->holding_count; i++)
+        if (o->holdings[i].shard != NULL)
+            shard_set_paused(o->holdings[i].shard, paused);
+}
+
 static void drop_all(struct owner *o)
 {
     for (uint32_t i = 0; i < o->holding_count; i++)
@@ -208,6 +229,7 @@ static void take_directive(struct owner *o, uint64_t now)
         holding_form(&o->holdings[i], now);
         holding_follow(&o->holdings[i], d->orders->server, now);
     }
+    set_paused(o);
 }
 
 static void tick(struct owner *o, uint64_t now)
@@ -215,6 +237,7 @@ static void tick(struct owner *o, uint64_t now)
     if (now - o->ticked_ms < TICK_MS)
         return;
     o->ticked_ms = now;
+    set_paused(o);
     bool size = now - o->sized_ms >= SIZE_MS;
     if (size)
         o->sized_ms = now;
@@ -258,8 +281,11 @@ static void *owner_run(void *context)
         uint64_t now = clock_ms();
         take_directive(o, now);
         struct item *item = popped;
-        if (item != NULL && item->call != NULL)
+        if (item != NULL && item->call != NULL) {
+            atomic_store(&o->serving_ms, now);
             serve(o, item, now);
+            atomic_store(&o->serving_ms, 0);
+        }
         mem_free(item);
         tick(o, now);
         sleep = work_on_snapshots(o, now);

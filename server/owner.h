@@ -80,6 +80,10 @@ void owner_destroy(struct owner *o); /* answers what is queued and held; accepts
 enum err owner_request(struct owner *o, enum request_kind kind, uint32_t shard,
                        struct rpc_call *call) MUST_CHECK;
 void owner_direct(struct owner *o, struct directive *d); /* takes a reference of its own */
+/* Whatever the orders say: shards hold at drain points, because no leader can be heard. */
+void owner_set_orphaned(struct owner *o, bool orphaned);
+/* For how long it has been at one request; 0: it waits for one. */
+uint64_t owner_busy_ms(const struct owner *o);
 
 /* An answer that needs no shard. */
 void owner_answer(enum request_kind kind, struct rpc_call *call,

@@ -35,7 +35,8 @@ struct server {
     const char *addresses[3];
 
     pthread_mutex_t lock;
-    bool leaving, job_failed;
+    uint32_t registry_grace_ms;
+    bool leaving, asked_to_leave, job_failed;
     bool member_is_there; /* poke may reach it */
 };
 
@@ -123,6 +124,7 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
 {
     struct server *s = must_alloc(sizeof *s);
     pthread_mutex_init(&s->lock, NULL);
+    s->registry_grace_ms = settings->registry_grace_ms;
     s->service = service_create(&(struct service_options){
         .owner_count = settings->threads > 0 ? settings->threads : count_cores(),
         .memory_bytes = settings->memory_bytes > 0 ? settings->memory_bytes : machine_memory(),
@@ -167,8 +169,10 @@ int server_wait(struct server *s, uint32_t timeout_ms)
     uint64_t deadline = clock_ms() + timeout_ms;
     for (;;) {
         pthread_mutex_lock(&s->lock);
-        bool leaving = s->leaving, failed = s->job_failed;
+        bool leaving = s->leaving, failed = s->job_failed, asked = s->asked_to_leave;
         pthread_mutex_unlock(&s->lock);
+        if (leaving && asked)
+            return 0;
         if (leaving && leader_may_leave(s->leader, member_id(s->member), LEAVE_GRACE_MS))
             return failed ? EXIT_JOB_FAILED : 0;
         uint64_t now = clock_ms();
@@ -176,6 +180,15 @@ int server_wait(struct server *s, uint32_t timeout_ms)
             return -1;
         clock_sleep_ms(deadline - now < LOOK_MS ? (uint32_t)(deadline - now) : LOOK_MS);
     }
+}
+
+void server_ask_to_leave(struct server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->asked_to_leave = true;
+    if (s->member_is_there)
+        member_ask_to_leave(s->member);
+    pthread_mutex_unlock(&s->lock);
 }
 
 void server_stop(struct server *s)
@@ -237,6 +250,8 @@ static void follow(void *context, const Paramd__Control__MemberOrders *orders)
 
 static void orphaned(void *context, uint64_t for_ms)
 {
-    if (for_ms / 1000 % 10 == 0)
+    struct server *s = context;
+    service_set_orphaned(s->service, for_ms > s->registry_grace_ms);
+    if (for_ms > 0 && for_ms / 1000 % 10 == 0)
         log_warn("server", "no leader answers for_ms=%" PRIu64, for_ms);
 }

@@ -25,6 +25,8 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
 int server_wait(struct server *s, uint32_t timeout_ms);
 /* Asks it to end: leaves the registry, answers what is held, joins its threads, frees it. Accepts
  * NULL. */
+/* Asks the leader to take the work over; server_wait() tells when that is done. */
+void server_ask_to_leave(struct server *s);
 void server_stop(struct server *s);
 /* Address of the data and control plane, as registered. */
 const char *server_address(const struct server *s);

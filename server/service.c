@@ -244,8 +244,29 @@ void service_follow(struct service *s, const Paramd__Control__MemberOrders *orde
     s->options.poke(s->options.context);
 }
 
+void service_set_orphaned(struct service *s, bool orphaned)
+{
+    pthread_mutex_lock(&s->lock);
+    for (uint32_t i = 0; s->owners != NULL && i < s->options.owner_count; i++)
+        owner_set_orphaned(s->owners[i], orphaned);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* How long the owner of each shard has been at one request. */
+static void put_busy(struct service *s, Paramd__Control__ServerState *state)
+{
+    pthread_mutex_lock(&s->lock);
+    uint32_t count = s->formation != NULL && s->owners != NULL ? s->formation->shard_count : 0;
+    for (uint32_t i = 0; i < count; i++)
+        for (size_t k = 0; k < state->n_shards; k++)
+            if (state->shards[k]->shard == s->formation->shards[i])
+                state->shards[k]->busy_ms = owner_busy_ms(s->owners[i % s->options.owner_count]);
+    pthread_mutex_unlock(&s->lock);
+}
+
 void service_describe(struct service *s, Paramd__Control__MemberState *state)
 {
     state->memory_bytes = s->options.memory_bytes;
     board_describe(s->board, state);
+    put_busy(s, state->server);
 }

@@ -32,6 +32,8 @@ struct service_options {
 struct service *service_create(const struct service_options *o);
 void service_methods(struct service *s, struct rpc_method *out); /* fills SHARD_METHOD_COUNT */
 void service_follow(struct service *s, const Paramd__Control__MemberOrders *orders);
+/* No leader has been heard for too long, or one is heard again: shards hold at drain points. */
+void service_set_orphaned(struct service *s, bool orphaned);
 void service_describe(struct service *s, Paramd__Control__MemberState *state);
 /* Drops all shards, answers what they hold, joins the owners. Later requests are answered
  * UNAVAILABLE. */

@@ -182,6 +182,15 @@ void shard_verdict(struct shard *s, uint64_t step, bool stop)
     shard_advanced(s);
 }
 
+void shard_set_paused(struct shard *s, bool paused)
+{
+    if (!s->begun || s->consistency.paused == paused)
+        return;
+    s->consistency.paused = paused;
+    if (!paused)
+        shard_advanced(s);
+}
+
 void shard_tick(struct shard *s, uint64_t now_ms)
 {
     s->now_ms = now_ms;

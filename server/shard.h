@@ -89,6 +89,8 @@ void shard_read(struct shard *s, struct chain *request, shard_reply reply, void 
    Idempotent. A step that is not reached yet is remembered (the latest such); any drain point can
    be the one to stop at. */
 void shard_verdict(struct shard *s, uint64_t step, bool stop);
+/* While paused, replies of drain points are held: training stops at the next one. */
+void shard_set_paused(struct shard *s, bool paused);
 /* Raises the lease of a rank; older ones are answered REPLACED. */
 void shard_set_lease(struct shard *s, uint32_t rank, uint64_t lease);
 /* Answers calls that have waited long enough. Call every 100 ms or so. */

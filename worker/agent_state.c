@@ -109,6 +109,7 @@ static void describe_ranks(struct agent *a, Paramd__Control__WorkerState *w)
         r->lease = s->ranks[i].lease;
         r->step = s->ranks[i].step;
         r->finished = s->ranks[i].finished;
+        r->busy_ms = s->ranks[i].busy_ms;
         a->rank_pointers[i] = r;
     }
     w->n_ranks = s->rank_count;
@@ -147,6 +148,8 @@ void agent_describe(void *agent, Paramd__Control__MemberState *state)
     w->ready = s->is_ready;
     if (s->evaluated.is_set) {
         w->evaluated_step = s->evaluated.step + 1;
+        w->evaluated_part = s->evaluated.first;
+        w->evaluated_part_count = s->evaluated.count;
         w->evaluation = (ProtobufCBinaryData){s->evaluation.size, (uint8_t *)s->evaluation.data};
     }
     describe_ranks(a, w);

@@ -37,7 +37,7 @@ static volatile sig_atomic_t told_to_stop;
 static void on_signal(int number)
 {
     (void)number;
-    told_to_stop = 1;
+    told_to_stop = told_to_stop + 1;
 }
 
 static int usage(FILE *to, int code)
@@ -152,8 +152,24 @@ static void catch_signals(void)
     sigaction(SIGPIPE, &ignore, NULL);
 }
 
-static int serve(struct worker *w, int pipe)
+/* A signal, in a cluster: hands the work over first, unless a second one comes or it takes too
+ * long. true: leave now. */
+static bool leaves(struct worker *w, const struct daemon_settings *settings, uint64_t *since_ms)
 {
+    if (told_to_stop == 0)
+        return false;
+    uint64_t now = clock_ms();
+    if (*since_ms == 0) {
+        log_info("main", "told to stop by a signal: hands its work over");
+        *since_ms = now;
+        worker_ask_to_leave(w);
+    }
+    return told_to_stop > 1 || now - *since_ms >= settings->drain_timeout_ms;
+}
+
+static int serve(struct worker *w, const struct daemon_settings *settings, int pipe)
+{
+    uint64_t leaving_ms = 0;
     uint32_t watchdog_ms = notify_watchdog_ms();
     uint64_t fed_ms = clock_ms();
     notify_state("READY=1");
@@ -161,7 +177,7 @@ static int serve(struct worker *w, int pipe)
         int code = worker_wait(w, 0);
         if (code >= 0)
             return code;
-        if (told_to_stop) {
+        if (pipe >= 0 ? told_to_stop > 0 : leaves(w, settings, &leaving_ms)) {
             log_info("main", "told to stop by a signal");
             return EXIT_DONE;
         }
@@ -207,7 +223,7 @@ int main(int count, char **arguments)
         code = exit_code_of(e);
         goto out;
     }
-    code = serve(worker, pipe);
+    code = serve(worker, settings, pipe);
     notify_state("STOPPING=1");
 out:
     worker_stop(worker);

@@ -33,6 +33,8 @@ struct trainer {
     struct trainer_options options;
     struct steps steps;
     atomic_bool cancel;
+    atomic_uint_least64_t computing_ns; /* since when; 0: it is not */
+    atomic_uint computing_rank;         /* at this place of options.ranks */
     pthread_t thread;
     pthread_mutex_t lock; /* of status and ranks */
     struct trainer_status status;
@@ -91,6 +93,9 @@ struct trainer_rank_status trainer_rank_status(struct trainer *t, uint32_t index
     pthread_mutex_lock(&t->lock);
     struct trainer_rank_status s = t->ranks[index];
     pthread_mutex_unlock(&t->lock);
+    uint64_t since = atomic_load(&t->computing_ns), now = clock_ns();
+    if (since != 0 && now > since && atomic_load(&t->computing_rank) == index)
+        s.busy_ms = (now - since) / 1000000;
     return s;
 }
 
@@ -370,7 +375,10 @@ static enum err train_step(struct trainer *t, struct replica *r)
     if (e != ERR_NONE)
         return rank_over(t, r, e);
     struct batch **place = &r->batches[work.step % r->batch_count];
+    atomic_store(&t->computing_rank, (unsigned)(r - t->replicas));
+    atomic_store(&t->computing_ns, clock_ns());
     e = compute(t, r, *place, &work, &skipped);
+    atomic_store(&t->computing_ns, 0);
     if (e == ERR_NONE)
         e = read_batches(t, r);
     if (e != ERR_NONE) {

@@ -56,6 +56,7 @@ struct trainer_rank_status {
     uint64_t lease;
     uint64_t step; /* answered by all shards */
     bool finished;
+    uint64_t busy_ms; /* at computing one step for so long; 0: it does something else */
 };
 
 struct trainer_shares { /* nanoseconds of the trainer's thread */

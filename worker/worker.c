@@ -43,7 +43,7 @@ static void orphaned(void *context, uint64_t for_ms)
     struct worker *w = context;
     if (for_ms < w->told_ms)
         w->told_ms = 0;
-    if (for_ms - w->told_ms < ORPHAN_LOG_MS)
+    if (for_ms < w->told_ms + ORPHAN_LOG_MS)
         return;
     w->told_ms = for_ms;
     log_warn("worker", "no leader can be reached for_ms=%" PRIu64, for_ms);
@@ -88,6 +88,11 @@ enum err worker_start(const struct daemon_settings *settings, struct worker **ou
 int worker_wait(struct worker *w, uint32_t timeout_ms)
 {
     return agent_wait(w->agent, timeout_ms);
+}
+
+void worker_ask_to_leave(struct worker *w)
+{
+    member_ask_to_leave(w->member);
 }
 
 void worker_stop(struct worker *w)

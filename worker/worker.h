@@ -20,6 +20,8 @@ struct worker;
 /* `settings` are borrowed until the stop. */
 enum err worker_start(const struct daemon_settings *settings, struct worker **out) MUST_CHECK;
 int worker_wait(struct worker *w, uint32_t timeout_ms);      /* exit code, or -1 */
+/* Asks the leader to move the ranks; worker_wait() tells when that is done. */
+void worker_ask_to_leave(struct worker *w);
 void worker_stop(struct worker *w);                          /* accepts NULL */
 
 #endif
