@@ -93,8 +93,8 @@ BASE := -std=gnu11 -D_GNU_SOURCE -fPIE $(ARCH) $(FLOAT) $(HARDEN) $(SANITIZE) $(
 INCLUDE := -I. -I$(B)/gen $(call pkg_config,--cflags $(PKG))
 DEFINE := -DPARAMD_VERSION='"$(VERSION)"'
 LDFLAGS_ALL := -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANITIZE) $(LDFLAGS)
-# gRPC's own pkg-config file names a hundred libraries; the C core needs these two.
-LIBS := -lgrpc -lgpr $(call pkg_config,--libs $(PKG)) -lpthread -lm
+# gRPC's own pkg-config file names a hundred libraries; the C core needs these two. ZooKeeper has none.
+LIBS := -lgrpc -lgpr -lzookeeper_mt $(call pkg_config,--libs $(PKG)) -lpthread -lm
 LIBS_TEST := $(or $(call pkg_config,--libs cmocka),-lcmocka)
 
 # Inner loops: optimized harder, and their scratch arrays are not cleared.

@@ -9,6 +9,7 @@
 
 static const struct registry_backend *const backends[] = {
     &registry_local_backend,
+    &registry_zookeeper_backend,
 };
 #define BACKEND_COUNT (sizeof backends / sizeof backends[0])
 
@@ -30,12 +31,7 @@ enum err registry_open_with(const char *uri, const struct registry_options *opti
     struct str forms = {0};
     for (size_t i = 0; i < BACKEND_COUNT; i++)
         str_append_format(&forms, "%s%s", i > 0 ? ", " : "", backends[i]->forms);
-    enum err e;
-    if (strncmp(uri, "zk://", 5) == 0)
-        e = err_set(ERR_UNSUPPORTED, "registry '%s': this build has no ZooKeeper; it has %s", uri,
-                    forms.data);
-    else
-        e = err_set(ERR_INPUT, "registry '%s' is none of the forms: %s", uri, forms.data);
+    enum err e = err_set(ERR_INPUT, "registry '%s' is none of the forms: %s", uri, forms.data);
     str_deinit(&forms);
     return e;
 }

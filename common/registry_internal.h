@@ -53,6 +53,6 @@ struct registry_member {
     const struct registry_backend *backend;
 };
 
-extern const struct registry_backend registry_local_backend;
+extern const struct registry_backend registry_local_backend, registry_zookeeper_backend;
 
 #endif

@@ -7,7 +7,7 @@ set -euo pipefail
 
 packages=(
     build-essential pkg-config
-    protobuf-c-compiler protobuf-compiler libprotobuf-c-dev libgrpc-dev
+    protobuf-c-compiler protobuf-compiler libprotobuf-c-dev libgrpc-dev libzookeeper-mt-dev
     libuv1-dev libyaml-dev libssl-dev
     zlib1g-dev libzstd-dev libxxhash-dev
     libopenblas-dev libopenblas-pthread-dev
