@@ -37,6 +37,7 @@ struct stage {
     Paramd__Control__MemberState *states[CALLS_MAX];
     uint32_t call_count, answered;
     uint32_t described, followed, orphaned;
+    uint64_t orphaned_ms; /* as told last */
     uint64_t term, version; /* followed last */
 };
 
@@ -89,9 +90,9 @@ static void follow(void *context, const Paramd__Control__MemberOrders *orders)
 static void orphaned(void *context, uint64_t for_ms)
 {
     struct stage *s = context;
-    assert_true(for_ms > 0);
     pthread_mutex_lock(&s->lock);
     s->orphaned++;
+    s->orphaned_ms = for_ms;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -174,10 +175,13 @@ static void test_no_leader_yet(void **state)
     struct stage s;
     stage_init(&s);
     assert_true(wait_for(&s, &s.orphaned, 1));
+    assert_true(s.orphaned_ms >= 1000);
     assert_int_equal(s.described, 0);
     lead(&s, "memory:member-1");
     answer(&s, 0, 5, 1);
     assert_true(wait_for(&s, &s.followed, 1));
+    assert_true(wait_for(&s, &s.orphaned, 2));
+    assert_int_equal(s.orphaned_ms, 0); /* one is there */
     assert_string_equal(s.states[0]->job, "clicks");
     assert_string_equal(s.states[0]->role, "server");
     assert_string_equal(s.states[0]->address, "memory:somebody");
