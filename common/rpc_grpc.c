@@ -1,6 +1,6 @@
 /*
  * The transport between processes: gRPC. Here is what both halves share; rpc_grpc_server.c and
- * rpc_grpc_client.c are the halves.
+ * rpc_grpc_client.c are the halves, rpc_grpc_socket.c is what is set on sockets.
  *
  * No byte of a body is copied: slices of a chain become slices of the core, which drop their
  * reference when the core is through with them (at the end of the call, not when it was sent);
@@ -164,6 +164,7 @@ size_t rpc_grpc_common_args(grpc_arg *args, uint64_t message_max_bytes, uint32_t
         rpc_grpc_int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0),
         rpc_grpc_int_arg(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES),
         rpc_grpc_int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        rpc_grpc_socket_arg(),
     };
     memcpy(args, common, sizeof common);
     return RPC_GRPC_COMMON_ARGS;

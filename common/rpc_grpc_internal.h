@@ -30,8 +30,10 @@ grpc_byte_buffer *rpc_grpc_pack(struct chain *chain);
 enum err rpc_grpc_unpack(grpc_byte_buffer *received, struct chain *out) MUST_CHECK;
 
 grpc_arg rpc_grpc_int_arg(const char *key, int value);
-/* What both ends set alike: limits, keepalive, flow control. Returns how many. */
-#define RPC_GRPC_COMMON_ARGS 10
+/* Gives unix sockets room for what the core writes at once. */
+grpc_arg rpc_grpc_socket_arg(void);
+/* What both ends set alike: limits, keepalive, flow control, sockets. Returns how many. */
+#define RPC_GRPC_COMMON_ARGS 11
 size_t rpc_grpc_common_args(grpc_arg *args, uint64_t message_max_bytes, uint32_t keepalive_ms);
 
 enum address_kind { ADDRESS_TCP, ADDRESS_UNIX, ADDRESS_UNIX_ABSTRACT };

@@ -1,9 +1,9 @@
 /*
  * Goal: what only the gRPC transport has: its addresses, good and bad, several of them on one
- * server, and grpc.health.v1.
+ * server, grpc.health.v1, and what is set on sockets.
  *
  * Method: tables of addresses, dialled and listened on; raw calls of
- * the health service with requests put together by hand.
+ * the health service with requests put together by hand; a look at this process's sockets.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +14,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "tests/support/rpc_fixture.h"
@@ -95,6 +97,53 @@ static void test_several_addresses(void **state)
     assert_int_equal(rpc_server_create(&o, &s), ERR_INPUT);
 }
 
+static int send_bytes_of(int fd)
+{
+    int bytes = 0;
+    socklen_t size = sizeof bytes;
+    assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, &size), 0);
+    return bytes;
+}
+
+static bool is_unix_connection(int fd)
+{
+    struct sockaddr_un peer;
+    socklen_t size = sizeof peer;
+    return getpeername(fd, (struct sockaddr *)&peer, &size) == 0 && peer.sun_family == AF_UNIX;
+}
+
+/* The core's structs for this are in no header that it installs: here a change of them shows. */
+static void test_unix_sockets_are_wide(void **state)
+{
+    char name[64];
+    snprintf(name, sizeof name, "unix-abstract:test_rpc-%ld-wide", (long)getpid());
+    const char *const listen[] = {"127.0.0.1:0", name, NULL};
+    bool before[256];
+    for (int fd = 0; fd < 256; fd++)
+        before[fd] = is_unix_connection(fd);
+    int probe = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_true(probe >= 0);
+    int usual = send_bytes_of(probe);
+    assert_int_equal(setsockopt(probe, SOL_SOCKET, SO_SNDBUF, &(int){1 << 20}, sizeof(int)), 0);
+    int wide = send_bytes_of(probe);
+    assert_true(wide > usual);
+    close(probe);
+
+    struct rpc_server *s = fixture_serve(listen, 0, 0);
+    for (size_t i = 0; i < 2; i++) {
+        struct rpc_channel *c = fixture_dial(rpc_server_address(s, i));
+        struct chain reply = {0};
+        assert_int_equal(fixture_call_sync(c, ECHO, "x", 1, &reply), RPC_OK);
+        chain_deinit(&reply);
+        int ends = 0;
+        for (int fd = 0; fd < 256; fd++)
+            ends += is_unix_connection(fd) && !before[fd] && send_bytes_of(fd) == wide;
+        assert_int_equal(ends, i == 0 ? 0 : 2); /* the client's and the server's */
+        rpc_channel_close(c);
+    }
+    rpc_server_destroy(s);
+}
+
 static void test_health(void **state)
 {
     static const struct {
@@ -142,6 +191,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_addresses),
         cmocka_unit_test(test_several_addresses),
+        cmocka_unit_test(test_unix_sockets_are_wide),
         cmocka_unit_test(test_health),
     };
     /* The distribution's gRPC is not instrumented: what it does looks like races. */
