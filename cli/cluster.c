@@ -181,9 +181,13 @@ enum err cluster_find(const struct cluster_options *o, const char *job, struct c
 
 enum err cluster_connect(struct cluster *c)
 {
+    const struct registry_options options = {
+        .session_timeout_ms = c->settings->registry_session_timeout_ms,
+        .auth_file = c->settings->registry_auth_file,
+    };
     enum err err = check_there(c->uri);
 
-    return err ? err : registry_open(c->uri, &c->registry);
+    return err ? err : registry_open_with(c->uri, &options, &c->registry);
 }
 
 enum err cluster_open(const struct cluster_options *o, const char *job, struct cluster *out)

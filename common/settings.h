@@ -22,7 +22,9 @@
 enum setting_change { CHANGE_ALWAYS, CHANGE_ON_RESUME, CHANGE_NEVER };
 
 struct daemon_settings {
-    char *registry;  /* "local:DIR"; later "zk://host:port,…/cluster" */
+    char *registry;  /* "local:DIR", "zk://host:port,…/cluster" */
+    uint32_t registry_session_timeout_ms;
+    char *registry_auth_file; /* NULL: none */
     char *listen;    /* "127.0.0.1:0", "unix:/path", "unix-abstract:name"; later host names */
     char *advertise; /* address told to others; NULL: what listen got */
     char *name;      /* member name; NULL: role-<pid> */

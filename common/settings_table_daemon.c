@@ -18,7 +18,16 @@
 
 const struct setting daemon_settings[] = {
     {"registry", SETTING_TEXT, AT(registry), .initial = "local:/var/lib/paramd/registry",
-     .help = "Where the processes of a cluster find each other: local:DIR on one machine."},
+     .help = "Where the processes of a cluster find each other: local:DIR on one machine, "
+             "zk://HOST:PORT,HOST:PORT/CLUSTER in ZooKeeper."},
+    {"registry_session_timeout", SETTING_MS32, AT(registry_session_timeout_ms), .initial = "10s",
+     .min = 500, .max = 600000,
+     .help = "zk: a daemon that ZooKeeper does not hear of for so long is dead. ZooKeeper keeps it "
+             "within 2 to 20 of its ticks; the log says what it became."},
+    {"registry_auth_file", SETTING_TEXT, AT(registry_auth_file), .initial = "~",
+     .help = "zk: file with one line user:password; the cluster's nodes are then closed to all "
+             "others (digest). They travel in the clear: Debian's ZooKeeper client has neither TLS "
+             "nor SASL. ~: nodes open to everybody who reaches ZooKeeper."},
     {"listen", SETTING_TEXT, AT(listen), .initial = "127.0.0.1:0",
      .help =
          "Address to listen on: HOST:PORT (port 0: any free one), unix:/PATH, unix-abstract:NAME."},

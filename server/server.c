@@ -132,7 +132,11 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
         .poke = poke,
         .context = s,
     });
-    enum err e = registry_open(settings->registry, &s->registry);
+    const struct registry_options registry = {
+        .session_timeout_ms = settings->registry_session_timeout_ms,
+        .auth_file = settings->registry_auth_file,
+    };
+    enum err e = registry_open_with(settings->registry, &registry, &s->registry);
     if (e != ERR_NONE)
         goto fail;
     s->leader = leader_create(&(struct leader_options){

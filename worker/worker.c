@@ -56,7 +56,11 @@ enum err worker_start(const struct daemon_settings *settings, struct worker **ou
     w->settings = settings;
     char *name =
         settings->name != NULL ? must_strdup(settings->name) : must_format("%ld", (long)getpid());
-    enum err e = registry_open(settings->registry, &w->registry);
+    const struct registry_options registry = {
+        .session_timeout_ms = settings->registry_session_timeout_ms,
+        .auth_file = settings->registry_auth_file,
+    };
+    enum err e = registry_open_with(settings->registry, &registry, &w->registry);
     if (e == ERR_NONE)
         e = agent_start(settings, poke, w, &w->agent);
     struct member *member = NULL;
