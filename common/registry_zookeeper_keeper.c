@@ -132,7 +132,7 @@ static bool clear_remains(struct zk *z)
 
 /* ---- a new session ---- */
 
-static enum err make_node(struct zk *z, struct zk_session *s, const struct zk_op *op)
+static enum err do_op(struct zk *z, struct zk_session *s, const struct zk_op *op)
 {
     struct zk_request *q;
     enum err e = zk_ask_session(z, s, &(struct zk_ask){.kind = ZK_MULTI, .ops = op, .op_count = 1},
@@ -153,7 +153,7 @@ static enum err make_cluster(struct zk *z, struct zk_session *s)
     for (char *slash = strchr(path + 1, '/'); slash != NULL && e == ERR_NONE;
          slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        e = make_node(z, s, &(struct zk_op){.kind = ZK_OP_CREATE_OPEN, .path = path});
+        e = do_op(z, s, &(struct zk_op){.kind = ZK_OP_CREATE_OPEN, .path = path});
         *slash = '/';
     }
     mem_free(path);
@@ -167,7 +167,7 @@ static enum err make_cluster(struct zk *z, struct zk_session *s)
         {.kind = ZK_OP_CREATE, .path = z->paths.term, .data = span_of(id)},
     };
     for (size_t i = 0; i < sizeof ops / sizeof ops[0] && e == ERR_NONE; i++)
-        e = make_node(z, s, &ops[i]);
+        e = do_op(z, s, &ops[i]);
     mem_free(id);
     return e;
 }
@@ -224,30 +224,38 @@ static struct zk_member *next_unregistered(struct zk *z, size_t skipped)
 }
 
 /* What is written now must be newer than all that we have seen, or ZooKeeper has gone back. */
-static enum err check_age(struct zk *z, struct zk_session *s, const char *id, int64_t seen)
+static enum err check_age(struct zk *z, struct zk_session *s)
 {
-    struct zk_request *q;
-    char *node = must_format("%s/%s", z->paths.members, id);
-    enum err e =
-        zk_ask_session(z, s, &(struct zk_ask){.kind = ZK_EXISTS, .path = node}, zk_deadline(z), &q);
-    mem_free(node);
-    if (e != ERR_NONE)
-        return e;
-    pthread_mutex_lock(&z->mutex);
-    if (q->rc == ZOK && q->stat.czxid < seen)
-        zk_note_wiped(z, "it went back to an earlier state");
-    pthread_mutex_unlock(&z->mutex);
+    char *prefix = must_format("%s/.age-", z->paths.names);
+    struct zk_request *made = NULL, *q = NULL;
+    enum err e = zk_ask_session(
+        z, s, &(struct zk_ask){.kind = ZK_APPEND, .path = prefix, .data = span_of("")},
+        zk_deadline(z), &made);
+    if (e == ERR_NONE && made->rc != ZOK)
+        e = zk_error(z, made->rc, prefix);
+    if (e == ERR_NONE)
+        e = zk_ask_session(z, s, &(struct zk_ask){.kind = ZK_EXISTS, .path = made->data},
+                           zk_deadline(z), &q);
+    if (e == ERR_NONE && q->rc != ZOK)
+        e = zk_error(z, q->rc, made->data);
+    if (e == ERR_NONE) {
+        pthread_mutex_lock(&z->mutex);
+        if (q->stat.czxid < z->seen_zxid)
+            zk_note_wiped(z, "it went back to an earlier state");
+        pthread_mutex_unlock(&z->mutex);
+        const struct zk_op op = {.kind = ZK_OP_DELETE, .path = made->data, .version = ZK_ANY};
+        e = do_op(z, s, &op);
+    }
+    zk_request_free(made);
     zk_request_free(q);
-    return ERR_NONE;
+    mem_free(prefix);
+    return e;
 }
 
-static enum err register_one(struct zk *z, struct zk_session *s, const struct zk_member *m,
-                             int64_t seen)
+static enum err register_one(struct zk *z, struct zk_session *s, const struct zk_member *m)
 {
     uint64_t session = 0;
     enum err e = zk_register(z, s, m, zk_deadline(z), &session);
-    if (e == ERR_NONE && s != NULL)
-        e = check_age(z, s, m->id, seen);
     if (e != ERR_NONE) {
         log_warn("registry", "cannot register anew member=%s: %s", m->id, err_text());
         return e;
@@ -269,11 +277,8 @@ static enum err register_all(struct zk *z, struct zk_session *s)
 {
     enum err e = ERR_NONE, taken = ERR_NONE;
     size_t skipped = 0;
-    pthread_mutex_lock(&z->mutex);
-    int64_t seen = z->seen_zxid;
-    pthread_mutex_unlock(&z->mutex);
     for (struct zk_member *m; e == ERR_NONE && (m = next_unregistered(z, skipped)) != NULL;) {
-        e = register_one(z, s, m, seen);
+        e = register_one(z, s, m);
         if (e == ERR_EXISTS) {
             taken = e;
             e = ERR_NONE;
@@ -291,6 +296,8 @@ static enum err recover(struct keeper *k, struct zk_session *s)
     enum err e = z->is_opened ? ERR_NONE : make_cluster(z, s);
     if (e == ERR_NONE)
         e = check_cluster(z, s, true);
+    if (e == ERR_NONE && z->is_opened)
+        e = check_age(z, s);
     pthread_mutex_lock(&z->mutex);
     bool goes_on = e == ERR_NONE && z->wiped_text == NULL;
     pthread_mutex_unlock(&z->mutex);

@@ -65,7 +65,7 @@ static void note_state(struct zk_session *s, zhandle_t *handle, int state)
                  (uint64_t)s->id);
         zk_forget_session(z);
     }
-    if (s->is_connected && !was_connected && z->is_ready)
+    if (s->is_connected && !was_connected && z->is_ready && z->wiped_text == NULL)
         log_info("registry", "back registry='%s' away_ms=%" PRIu64, z->uri,
                  clock_ms() - z->away_since_ms);
     if (s->is_connected)
@@ -161,6 +161,12 @@ static void request_destroy(struct zk_request *q)
     mem_free(q);
 }
 
+static void note_age(struct zk *z, const struct Stat *stat)
+{
+    if (stat->mzxid > z->seen_zxid)
+        z->seen_zxid = stat->mzxid;
+}
+
 /* Called locked. */
 static void request_end(struct zk_request *q, int rc)
 {
@@ -168,8 +174,9 @@ static void request_end(struct zk_request *q, int rc)
     ring_remove(&q->of_session);
     q->rc = rc;
     q->is_done = true;
-    if (q->stat.mzxid > z->seen_zxid)
-        z->seen_zxid = q->stat.mzxid;
+    note_age(z, &q->stat);
+    for (size_t i = 0; i < ZK_OPS_MAX; i++)
+        note_age(z, &q->op_stats[i]);
     if (q->is_abandoned)
         request_destroy(q);
     else

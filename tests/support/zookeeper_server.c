@@ -139,6 +139,35 @@ void zookeeper_server_wipe(struct zookeeper_server *s)
     mem_free(data);
 }
 
+void zookeeper_server_pause(struct zookeeper_server *s)
+{
+    assert_int_equal(kill(s->pid, SIGSTOP), 0);
+}
+
+void zookeeper_server_resume(struct zookeeper_server *s)
+{
+    assert_int_equal(kill(s->pid, SIGCONT), 0);
+}
+
+static void copy_data(const struct zookeeper_server *s, const char *from, const char *to)
+{
+    char *command =
+        must_format("cd '%s' && rm -rf '%s' && cp -r '%s' '%s'", s->directory, to, from, to);
+    assert_int_equal(s->pid, 0);
+    assert_int_equal(system(command), 0);
+    mem_free(command);
+}
+
+void zookeeper_server_save(struct zookeeper_server *s)
+{
+    copy_data(s, "data", "saved");
+}
+
+void zookeeper_server_go_back(struct zookeeper_server *s)
+{
+    copy_data(s, "saved", "data");
+}
+
 void zookeeper_server_deinit(struct zookeeper_server *s)
 {
     zookeeper_server_kill(s);

@@ -25,8 +25,13 @@ void zookeeper_server_init(struct zookeeper_server *s);
 void zookeeper_server_start(struct zookeeper_server *s);
 /* With SIGKILL. */
 void zookeeper_server_kill(struct zookeeper_server *s);
-/* All that it held, while it does not run. */
+/* With SIGSTOP: it takes connections and answers nothing. */
+void zookeeper_server_pause(struct zookeeper_server *s);
+void zookeeper_server_resume(struct zookeeper_server *s);
+/* These while it does not run: everything is lost; kept aside; and as it was when it was kept. */
 void zookeeper_server_wipe(struct zookeeper_server *s);
+void zookeeper_server_save(struct zookeeper_server *s);
+void zookeeper_server_go_back(struct zookeeper_server *s);
 void zookeeper_server_deinit(struct zookeeper_server *s);
 
 #endif

@@ -19,12 +19,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define THREADED
-#include <zookeeper/zookeeper.h>
-
 #include "common/clock.h"
 #include "common/mem.h"
-#include "common/registry.h"
+#include "common/registry_zookeeper_internal.h"
 #include "tests/support/registry_contract.h"
 #include "tests/support/zookeeper_server.h"
 
@@ -225,6 +222,37 @@ static void test_term_removed(void **state)
     registry_close(r);
 }
 
+/* A leader that has not heard of its end is stopped by the term that is checked with the write. */
+static void test_fenced(void **state)
+{
+    struct registry *a = open_registry(), *b = open_registry();
+    struct zk *z = (struct zk *)a;
+    void *data;
+    size_t size;
+    uint64_t version, first = registry_await_lead(a, "a");
+    assert_int_equal(registry_put_led(a, "x", "first", 5, 0, NULL), ERR_NONE);
+    remove_node("leader");
+    assert_true(registry_await_lead(b, "b") > first);
+    for (int i = 0; i < 2; i++) {
+        pthread_mutex_lock(&z->mutex);
+        z->candidate.leads = true; /* as if no news had come */
+        z->candidate.term = first;
+        pthread_mutex_unlock(&z->mutex);
+        if (i == 0)
+            assert_int_equal(registry_put_led(a, "x", "late", 4, REGISTRY_ANY_VERSION, NULL),
+                             ERR_REFUSED);
+        else
+            assert_int_equal(registry_remove_led(a, "x"), ERR_REFUSED);
+        registry_assert_text_has("by term 1 and were deposed by term 2");
+        assert_false(registry_leads(a, NULL));
+    }
+    assert_int_equal(registry_get(b, "x", &data, &size, &version), ERR_NONE);
+    assert_string_equal(data, "first");
+    mem_free(data);
+    registry_close(a);
+    registry_close(b);
+}
+
 /* A contender that stands first and does not come for the leadership is passed by. */
 static void test_passed_by(void **state)
 {
@@ -289,6 +317,7 @@ int main(int argc, char **argv)
         CASE(test_credentials),
         CASE(test_many_members),
         CASE(test_term_removed),
+        CASE(test_fenced),
         CASE(test_passed_by),
     };
     return cmocka_run_group_tests(tests, start_server, stop_server);
