@@ -103,7 +103,7 @@ ACTS = {
 
 def make_jobs(place):
     for depth in (0, 2):
-        job = clicks_job("fm").replace("name: clicks", f"name: depth{depth}").replace("epochs: 2", "epochs: 12")
+        job = clicks_job("fm").replace("name: clicks", f"name: depth{depth}").replace("epochs: 2", "epochs: 25")
         job = job.replace("ranks: 4", f"ranks: 4, pipeline_depth: {depth}")
         job = job.replace("train.csv", f"{place.path}/train.csv").replace("test.csv", f"{place.path}/test.csv")
         job += "resources: {servers: 2, workers: 2, shards: 2}\n"
@@ -116,8 +116,8 @@ def measure(cluster, job, kind, before):
     start = time.monotonic()
     status = {}
     while time.monotonic() < start + BOUND:
-        status = cluster.status(job)
         cluster.restart_dead()
+        status = cluster.status(job)
         if status.get("state") in ("DONE", "FAILED", "STOPPED"):
             return
         if status.get("state") == "RUNNING" and step_of(status) > before:
@@ -138,7 +138,7 @@ def disturbed(cluster, place, kind, depth, seed, reference):
         time.sleep(r.random())
         status = cluster.status(job)
     else:
-        status = wait_for_step(cluster, job, r.randrange(1, 200))
+        status = wait_for_step(cluster, job, r.randrange(1, 400))
     before = step_of(status)
     ACTS[kind](cluster, r)
     measure(cluster, job, kind, before)
