@@ -164,10 +164,10 @@ enum err cluster_find(const struct cluster_options *o, const char *job, struct c
     if (!err && o->run_directory && (o->registry || sets_registry(&o->sets)))
         err = err_set(ERR_INPUT, "--run-dir and --registry exclude each other");
     if (!err)
-        err = choose(o, job, &config, &c.uri);
-    if (!err)
         err = daemon_settings_parse(config.path ? config.path : "--set", config.text, config.size,
                                     o->sets.items ? o->sets.items : none, &c.settings);
+    if (!err)
+        err = choose(o, job, &config, &c.uri);
     if (!err && !c.uri)
         c.uri = must_strdup(c.settings->registry);
     mem_free(config.path);
