@@ -151,15 +151,21 @@ static const char *last_part(const char *uri)
     return slash ? slash + 1 : uri;
 }
 
-void display_lost(struct display *p)
+void display_lost(struct display *p, const char *text)
 {
+    struct json *line = json_object();
+
     p->lost_ms = clock_ms();
+    display_say(p, "%s", text);
+    json_set_text(line, "kind", "lost");
+    json_set_text(line, "text", text);
+    write_metrics(p, line);
 }
 
 static void begin_recovery(struct display *p, uint64_t floor_step, uint64_t now)
 {
-    if (!p->recovers)
-        p->lost_ms = p->lost_ms ? p->lost_ms : now;
+    if (!p->lost_ms)
+        p->lost_ms = now;
     p->recovers = true;
     p->floor_step = floor_step;
 }

@@ -23,8 +23,8 @@ struct display;
 /* `metrics_path` NULL: no file; it is appended to. `quiet`: evaluations and warnings only. */
 enum err display_create(const char *metrics_path, bool quiet, struct display **out) MUST_CHECK;
 void display_update(struct display *p, const Paramd__Control__StatusReply *status);
-/* A process of the job has died now: the time to the next step counts from here. */
-void display_lost(struct display *p);
+/* A process of the job has died now: says so; the time to the next step counts from here. */
+void display_lost(struct display *p, const char *text);
 /* A message on a line of its own. */
 void display_say(struct display *p, const char *format, ...) PRINTF_LIKE(2, 3);
 /* Ends the live line. */

@@ -10,15 +10,22 @@
 
 #define COME_UP_MS         30000u
 #define CALL_MS            5000u
+#define FIRST_CALL_MS      500u /* doubled up to CALL_MS after a time-out: a death must be seen soon */
 #define POLL_MS            100u
 #define SILENCE_MS         30000u /* no answer from a leader whose processes all live */
 #define INTERRUPT_GRACE_MS 30000u
 #define STOP_GRACE_MS      5000u
 
+static void process_died(void *context, const char *text)
+{
+    display_lost(context, text);
+}
+
 /* Retries while the cluster elects its leader. */
 static enum err submit(struct local *local, const struct job_request *request,
-                       struct job_outcome *out)
+                       struct display *display, struct job_outcome *out)
 {
+    struct local_tender tender = {process_died, display};
     Paramd__Control__SubmitRequest message = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
     Paramd__Control__SubmitReply *reply = NULL;
     struct str yaml = {0};
@@ -38,7 +45,8 @@ static enum err submit(struct local *local, const struct job_request *request,
                            (ProtobufCMessage **)&reply);
         if (err == ERR_NONE || interrupt_count() || clock_ms() > end)
             break;
-        if (!local_is_whole(local, &out->why)) {
+        str_clear(&out->why);
+        if (!local_tend(local, &tender, &out->why)) {
             err = err_set(ERR_UNAVAILABLE, "%s", out->why.data);
             break;
         }
@@ -52,14 +60,15 @@ static enum err submit(struct local *local, const struct job_request *request,
     return err;
 }
 
-static enum err ask_status(struct local *local, const char *job, struct job_outcome *out)
+static enum err ask_status(struct local *local, const char *job, uint32_t call_ms,
+                           struct job_outcome *out)
 {
     Paramd__Control__StatusRequest message = PARAMD__CONTROL__STATUS_REQUEST__INIT;
     Paramd__Control__StatusReply *reply = NULL;
 
     message.job = (char *)job;
     enum err err = control_call(local_registry(local), CONTROL_STATUS, &message.base,
-                                &paramd__control__status_reply__descriptor, CALL_MS,
+                                &paramd__control__status_reply__descriptor, call_ms,
                                 (ProtobufCMessage **)&reply);
     if (err)
         return err;
@@ -108,10 +117,13 @@ static bool is_over(struct job_outcome *out)
     return true;
 }
 
+/* Leaves out->kind at JOB_FAILED unless it finds out better. */
 static void follow(struct local *local, const struct job_request *request, struct display *display,
                    struct job_outcome *out)
 {
+    struct local_tender tender = {process_died, display};
     uint64_t answered = clock_ms(), stop_asked = 0;
+    uint32_t call_ms = FIRST_CALL_MS;
 
     for (;; clock_sleep_ms(POLL_MS)) {
         if (interrupt_count() && !stop_asked) {
@@ -122,23 +134,22 @@ static void follow(struct local *local, const struct job_request *request, struc
             out->kind = JOB_INTERRUPTED;
             return;
         }
-        if (ask_status(local, request->job->name, out) == ERR_NONE) {
+        str_clear(&out->why);
+        if (!local_tend(local, &tender, &out->why))
+            return;
+        enum err err = ask_status(local, request->job->name, call_ms, out);
+        if (!err) {
             answered = clock_ms();
             display_update(display, out->status);
-            if (is_over(out) && out->kind != JOB_FAILED)
+            if (is_over(out))
                 return;
         }
-        str_clear(&out->why);
-        if (!local_is_whole(local, &out->why)) {
-            out->kind = JOB_DIED;
-            return;
-        }
-        if (out->status && is_over(out))
-            return;
+        call_ms = err != ERR_TIMEOUT      ? FIRST_CALL_MS
+                  : call_ms < CALL_MS / 2 ? 2 * call_ms
+                                          : CALL_MS;
         if (clock_ms() - answered > SILENCE_MS) {
             str_append_format(&out->why, "the coordinator has not answered for %u s: %s",
                               SILENCE_MS / 1000, err_text());
-            out->kind = JOB_FAILED;
             return;
         }
     }
@@ -157,7 +168,7 @@ enum err job_run(const struct job_request *request, struct display *display,
     interrupt_install(&old);
     err = local_start(&options, &local);
     if (!err)
-        err = submit(local, request, out);
+        err = submit(local, request, display, out);
     if (err && interrupt_count()) {
         err = ERR_NONE;
         out->kind = JOB_INTERRUPTED;

@@ -1,6 +1,9 @@
 /*
  * job_run.h - one job on a cluster of this machine, from submission to its end: for run and eval.
  *
+ * Processes that die are started again one by one, and the coordinator recovers the job; one that
+ * dies again and again ends the run.
+ *
  * Threads  one; installs handlers for SIGINT and SIGTERM while it runs. The first signal asks for a
  *          stop with a checkpoint; a second one, or INTERRUPT_GRACE, ends the processes.
  */
@@ -26,11 +29,11 @@ struct job_request {
     const char *checkpoint; /* eval */
 };
 
-enum job_outcome_kind { JOB_ENDED, JOB_FAILED, JOB_INTERRUPTED, JOB_DIED };
+enum job_outcome_kind { JOB_ENDED, JOB_FAILED, JOB_INTERRUPTED };
 
 struct job_outcome {
     enum job_outcome_kind kind;
-    struct str why;                       /* FAILED, DIED */
+    struct str why;                       /* FAILED */
     Paramd__Control__StatusReply *status; /* the last one; NULL when there was none */
 };
 

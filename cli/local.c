@@ -19,19 +19,30 @@
 #include "server/server.h"
 #include "worker/worker.h"
 
+#define RESTARTS_PER_MINUTE 6u
+#define RESTART_SPACING_MS  250u /* between two starts of one process */
+#define EXIT_USAGE          64   /* of a daemon: what a restart cannot mend */
+#define EXIT_CONFIG         78
+
 struct process {
+    const char *role; /* "server" | "worker" */
+    uint32_t index;
     char *name; /* "server-0" */
     char *log;
     pid_t pid; /* 0: waited for */
     int status;
+    uint64_t started_ms;
+    uint64_t restarts_ms[RESTARTS_PER_MINUTE]; /* the last ones, a ring */
+    uint32_t restart_count;
 };
 
 struct local {
     char *directory, *registry_path;
+    const char *const *sets;
     struct registry *registry;
     struct process *processes;
     uint32_t process_count;
-    int pipe_write;
+    int pipe_read, pipe_write;
     struct server *server; /* in this process, with the settings that they borrow */
     struct worker *worker;
     struct daemon_settings *server_settings, *worker_settings;
@@ -73,8 +84,7 @@ static char *quoted_set(const char *name, const char *prefix, const char *value)
     return text.data;
 }
 
-static struct texts daemon_sets(const struct local *l, const struct local_options *o,
-                                const char *name, const char *log)
+static struct texts daemon_sets(const struct local *l, const char *name, const char *log)
 {
     struct texts t = {0};
 
@@ -85,8 +95,8 @@ static struct texts daemon_sets(const struct local *l, const struct local_option
     char *scratch = must_format("%s/cache", l->directory);
     texts_add(&t, quoted_set("scratch", "", scratch));
     mem_free(scratch);
-    for (size_t i = 0; o->sets && o->sets[i]; i++)
-        texts_add(&t, must_strdup(o->sets[i]));
+    for (size_t i = 0; l->sets && l->sets[i]; i++)
+        texts_add(&t, must_strdup(l->sets[i]));
     return t;
 }
 
@@ -105,7 +115,7 @@ static char *program_path(const char *program)
     return must_format("%s/%s", self, program);
 }
 
-/* After fork: nothing but what is safe there. */
+/* After _Fork(), in a process that had threads: nothing but what is safe there. */
 static void become(const char *path, char **arguments, int pipe_read, pid_t parent)
 {
     char *environment[64];
@@ -130,16 +140,14 @@ static void become(const char *path, char **arguments, int pipe_read, pid_t pare
     _exit(127);
 }
 
-static enum err spawn(struct local *l, const struct local_options *o, const char *program,
-                      const char *name, int pipe_read)
+static enum err spawn(struct local *l, struct process *p)
 {
-    struct process *p = &l->processes[l->process_count++];
-    char *path = program_path(program);
+    char program[32];
     enum err err = ERR_NONE;
 
-    p->name = must_strdup(name);
-    p->log = must_format("%s/logs/%s.log", l->directory, name);
-    struct texts sets = daemon_sets(l, o, name, p->log);
+    snprintf(program, sizeof program, "paramd-%s", p->role);
+    char *path = program_path(program);
+    struct texts sets = daemon_sets(l, p->name, p->log);
     char **arguments = must_alloc((2 * sets.count + 2) * sizeof *arguments);
     arguments[0] = path;
     for (size_t i = 0; i < sets.count; i++) {
@@ -150,9 +158,10 @@ static enum err spawn(struct local *l, const struct local_options *o, const char
         err = err_set_errno(ERR_NOT_FOUND, errno, "%s is not beside paramctl", path);
     } else {
         pid_t parent = getpid();
-        p->pid = fork();
+        p->started_ms = clock_ms();
+        p->pid = _Fork(); /* not fork(): gRPC's threads and handlers may be there by now */
         if (p->pid == 0)
-            become(path, arguments, pipe_read, parent);
+            become(path, arguments, l->pipe_read, parent);
         if (p->pid < 0) {
             p->pid = 0;
             err = err_set_errno(ERR_IO, errno, "cannot start %s", path);
@@ -168,32 +177,31 @@ static enum err spawn_all(struct local *l, const struct local_options *o)
 {
     int ends[2];
     enum err err = ERR_NONE;
-    char name[32];
 
     if (pipe2(ends, O_CLOEXEC) != 0)
         return err_set_errno(ERR_IO, errno, "cannot make a pipe");
+    l->pipe_read = ends[0];
     l->pipe_write = ends[1];
     l->processes = must_alloc((o->servers + o->workers) * sizeof *l->processes);
-    for (uint32_t i = 0; i < o->servers && !err; i++) {
-        snprintf(name, sizeof name, "server-%u", i);
-        err = spawn(l, o, "paramd-server", name, ends[0]);
+    for (uint32_t i = 0; i < o->servers + o->workers && !err; i++) {
+        struct process *p = &l->processes[l->process_count++];
+        *p = (struct process){.role = i < o->servers ? "server" : "worker",
+                              .index = i < o->servers ? i : i - o->servers};
+        p->name = must_format("%s-%u", p->role, p->index);
+        p->log = must_format("%s/logs/%s.log", l->directory, p->name);
+        err = spawn(l, p);
     }
-    for (uint32_t i = 0; i < o->workers && !err; i++) {
-        snprintf(name, sizeof name, "worker-%u", i);
-        err = spawn(l, o, "paramd-worker", name, ends[0]);
-    }
-    close(ends[0]);
     return err;
 }
 
 /* ---- within this process ---- */
 
-static enum err start_inside(struct local *l, const struct local_options *o)
+static enum err start_inside(struct local *l)
 {
     char *address =
         must_format("listen=\"memory:server-%d-%llu\"", getpid(), (unsigned long long)clock_ns());
-    struct texts server_sets = daemon_sets(l, o, "server-0", NULL);
-    struct texts worker_sets = daemon_sets(l, o, "worker-0", NULL);
+    struct texts server_sets = daemon_sets(l, "server-0", NULL);
+    struct texts worker_sets = daemon_sets(l, "worker-0", NULL);
 
     texts_add(&server_sets, address);
     texts_add(&server_sets, must_strdup("unix_sockets=false"));
@@ -241,18 +249,18 @@ enum err local_start(const struct local_options *o, struct local **out)
     char *uri;
     enum err err;
 
-    l->pipe_write = -1;
+    l->pipe_read = l->pipe_write = -1;
+    l->sets = o->sets;
     l->directory = must_strdup(o->directory);
     remove_old_registries(l->directory);
     l->registry_path = must_format("%s/" LOCAL_REGISTRY_PREFIX "%d-%llu", l->directory, getpid(),
                                    (unsigned long long)clock_wall_ms());
     uri = must_format("local:%s", l->registry_path);
-    /* Processes first: gRPC's threads must not be there when we fork. */
     err = o->servers ? spawn_all(l, o) : ERR_NONE;
     if (!err)
         err = registry_open(uri, &l->registry);
     if (!err && !o->servers)
-        err = start_inside(l, o);
+        err = start_inside(l);
     mem_free(uri);
     if (err) {
         local_stop(l, 0);
@@ -267,25 +275,67 @@ struct registry *local_registry(struct local *l)
     return l->registry;
 }
 
-static void describe_end(const struct process *p, struct str *why)
+/* ---- looking after them ---- */
+
+static void describe_end(const struct process *p, struct str *out)
 {
+    str_append_format(out, "%s %u died (", p->role, p->index);
     if (WIFSIGNALED(p->status))
-        str_append_format(why, "%s was ended by signal %d (%s)", p->name, WTERMSIG(p->status),
+        str_append_format(out, "signal %d, %s)", WTERMSIG(p->status),
                           strsignal(WTERMSIG(p->status)));
     else
-        str_append_format(why, "%s ended with exit code %d", p->name, WEXITSTATUS(p->status));
-    str_append_format(why, "; its log is %s", p->log);
+        str_append_format(out, "exit code %d)", WEXITSTATUS(p->status));
 }
 
-bool local_is_whole(struct local *l, struct str *why)
+/* Whether it may be started again; else *why says why not. */
+static bool may_restart(struct process *p, uint64_t now, struct str *why)
+{
+    uint64_t *oldest = &p->restarts_ms[p->restart_count % RESTARTS_PER_MINUTE];
+    int code = WIFEXITED(p->status) ? WEXITSTATUS(p->status) : 0;
+
+    if (code == EXIT_USAGE || code == EXIT_CONFIG) {
+        describe_end(p, why);
+        str_append_format(why, ", which starting it again cannot mend; its log is %s", p->log);
+        return false;
+    }
+    if (p->restart_count >= RESTARTS_PER_MINUTE && now - *oldest < 60000) {
+        describe_end(p, why);
+        str_append_format(why, " and was started again %u times within a minute; its log is %s",
+                          RESTARTS_PER_MINUTE, p->log);
+        return false;
+    }
+    *oldest = now;
+    p->restart_count++;
+    return true;
+}
+
+/* false: it has ended, and is not to be started again. */
+static bool take_end(struct process *p, const struct local_tender *t, struct str *why)
+{
+    struct str text = {0};
+
+    if (!p->pid || waitpid(p->pid, &p->status, WNOHANG) != p->pid)
+        return true;
+    p->pid = 0;
+    if (!may_restart(p, clock_ms(), why))
+        return false;
+    describe_end(p, &text);
+    str_append(&text, ": started again");
+    t->died(t->context, text.data);
+    str_deinit(&text);
+    return true;
+}
+
+bool local_tend(struct local *l, const struct local_tender *t, struct str *why)
 {
     for (uint32_t i = 0; i < l->process_count; i++) {
         struct process *p = &l->processes[i];
-        if (p->pid && waitpid(p->pid, &p->status, WNOHANG) == p->pid)
-            p->pid = 0;
-        if (!p->pid) {
-            if (why)
-                describe_end(p, why);
+        if (!take_end(p, t, why))
+            return false;
+        if (p->pid || clock_ms() - p->started_ms < RESTART_SPACING_MS)
+            continue;
+        if (spawn(l, p) != ERR_NONE) {
+            str_append(why, err_text());
             return false;
         }
     }
@@ -336,6 +386,8 @@ void local_stop(struct local *l, uint32_t grace_ms)
     daemon_settings_destroy(l->server_settings);
     if (l->pipe_write >= 0)
         close(l->pipe_write);
+    if (l->pipe_read >= 0)
+        close(l->pipe_read);
     registry_close(l->registry);
     char *cache = must_format("%s/cache", l->directory);
     if (storage_remove_tree(l->registry_path) != ERR_NONE || storage_remove_tree(cache) != ERR_NONE)

@@ -26,13 +26,23 @@ struct local_options {
     const char *directory; /* the run directory: logs/, cache/, registry */
     uint32_t servers;      /* 0: one server and one worker in this process */
     uint32_t workers;
-    const char *const *sets; /* daemon settings, NULL-terminated */
+    const char *const *sets; /* daemon settings, NULL-terminated; borrowed until local_stop() */
 };
 
 enum err local_start(const struct local_options *o, struct local **out) MUST_CHECK;
 struct registry *local_registry(struct local *l);
-/* true while every process lives; else *why says which one ended, how, and where its log is. */
-bool local_is_whole(struct local *l, struct str *why);
+
+struct local_tender {
+    void (*died)(void *context,
+                 const char *text); /* "server 1 died (signal 9, …): started again" */
+    void *context;
+};
+/*
+ * To be called a few times a second: starts a new process in the place of each that has ended. It is
+ * a new member of the same name and role; what the job makes of it is the coordinator's business.
+ * false: one ends again and again, or for a reason that a restart cannot mend: *why names it.
+ */
+bool local_tend(struct local *l, const struct local_tender *t, struct str *why);
 /*
  * SIGTERM, at most `grace_ms`, SIGKILL; every process is waited for. Removes registry and cache.
  * Accepts NULL.

@@ -1,9 +1,9 @@
 /*
  * run.c - `paramctl run`: a cluster on this machine, one job, and what comes of it.
  *
- * When a process dies the whole cluster is started again and resumes from the newest checkpoint; in
- * bsp that ends with the same bits. After RESTARTS_MAX restarts without a further checkpoint the
- * run fails.
+ * A process that dies is started again, and the coordinator recovers the job as on any cluster: the
+ * ranks of a worker move, a server's shards are restored from the newest checkpoint. In bsp that
+ * ends with the same bits.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +24,6 @@
 #include "common/mem.h"
 #include "common/storage.h"
 #include "server/snapshot.h"
-
-#define RESTARTS_MAX 3u
 
 struct run {
     const char *file, *output, *directory_option;
@@ -174,51 +172,14 @@ static enum err refuse_existing(const struct run *r)
     return err;
 }
 
-/* ---- attempts ---- */
-
-/*
- * After a death: on from this run's own newest checkpoint, or from the start again if it made none.
- */
-static bool prepare_restart(struct run *r, struct display *p, uint32_t *restarts,
-                            char *last_checkpoint, size_t last_size)
-{
-    const char *checkpoint = r->outcome.status ? r->outcome.status->checkpoint : "";
-
-    if (*checkpoint && strcmp(checkpoint, last_checkpoint) != 0) {
-        *restarts = 0;
-        snprintf(last_checkpoint, last_size, "%s", checkpoint);
-    }
-    if (++*restarts > RESTARTS_MAX) {
-        display_say(p, "error: %s; %u restarts brought no further checkpoint", r->outcome.why.data,
-                    RESTARTS_MAX);
-        return false;
-    }
-    display_say(p, "warning: %s; starting again from %s", r->outcome.why.data,
-                *last_checkpoint ? last_checkpoint : "the beginning");
-    if (*last_checkpoint) {
-        r->request.fresh = false;
-        r->request.resume = true;
-    } else if (!r->request.resume) {
-        r->request.fresh = true;
-    }
-    return true;
-}
-
-static enum err run_attempts(struct run *r)
+static enum err run_job(struct run *r)
 {
     char *metrics = must_format("%s/metrics.jsonl", r->directory);
-    char last_checkpoint[4096] = "";
     struct display *display = NULL;
-    uint32_t restarts = 0;
     enum err err = display_create(metrics, r->is_json && !isatty(STDERR_FILENO), &display);
 
-    while (!err) {
-        job_outcome_deinit(&r->outcome);
+    if (!err)
         err = job_run(&r->request, display, &r->outcome);
-        if (err || r->outcome.kind != JOB_DIED ||
-            !prepare_restart(r, display, &restarts, last_checkpoint, sizeof last_checkpoint))
-            break;
-    }
     display_destroy(display);
     mem_free(metrics);
     return err;
@@ -230,15 +191,15 @@ static int finish(struct run *r)
 {
     const Paramd__Control__StatusReply *s = r->outcome.status;
 
-    if (s && s->checkpoint && *s->checkpoint && r->outcome.kind != JOB_DIED &&
+    if (s && s->checkpoint && *s->checkpoint &&
         checkpoint_digest(s->checkpoint, r->digest) != ERR_NONE)
         fprintf(stderr, "warning: no digest: %s\n", err_text());
     if (s && r->is_json) {
-        const char *state = r->outcome.kind == JOB_DIED ? "FAILED" : s->state;
+        const char *state = r->outcome.kind == JOB_FAILED ? "FAILED" : s->state;
         struct json *j = message_result(s, state, r->digest, r->outcome.why.data);
         print_json(j, false);
         json_destroy(j);
-    } else if (s && r->outcome.kind != JOB_DIED && strcmp(s->state, "FAILED") != 0) {
+    } else if (s && r->outcome.kind != JOB_FAILED) {
         display_summary(s, r->digest, r->job->train.pipeline_depth);
     }
     switch (r->outcome.kind) {
@@ -250,7 +211,6 @@ static int finish(struct run *r)
                 s && *s->checkpoint ? s->checkpoint : "");
         return EXIT_INTERRUPTED;
     case JOB_FAILED:
-    case JOB_DIED:
         break;
     }
     fprintf(stderr, "error: job %s failed: %s\n", r->job->name,
@@ -298,7 +258,7 @@ int command_run(int argc, char **argv)
             .resume_auto = r.resume.given && r.resume.text,
             .fresh = r.fresh,
         };
-        err = run_attempts(&r);
+        err = run_job(&r);
     }
     code = err ? fail(err) : finish(&r);
     run_deinit(&r);

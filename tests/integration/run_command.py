@@ -101,22 +101,80 @@ def interrupted(place):
                 wait_until(lambda: not any(map(is_alive, children)), 10), children)
 
 
+def child_of(pid, name):
+    """The child of paramctl that was started under this name, or None."""
+    for child in children_of(pid):
+        try:
+            with open(f"/proc/{child}/cmdline", "rb") as f:
+                if f'name="{name}"'.encode() in f.read():
+                    return child
+        except OSError:
+            pass
+    return None
+
+
+def runs(place, name):
+    """Whether the run under way has trained: metrics.jsonl has a sample."""
+    path = os.path.join(place.path, "runs", name, "metrics.jsonl")
+    return os.path.exists(path) and os.path.getsize(path) > 0
+
+
+def start_lost(place, *arguments):
+    """A run, well under way."""
+    path = os.path.join(place.path, "runs", "lost", "metrics.jsonl")
+    if os.path.exists(path):
+        os.remove(path)
+    process = start(["run", "-f", "lost.yaml", "--fresh", "-o", "json", *arguments], place.path)
+    wait_until(lambda: runs(place, "lost"), 20)
+    return process
+
+
 def process_lost(place):
-    """A server or a worker is killed with -9 in the middle: the run goes on by itself, to the same bits."""
-    job = clicks_job().replace("epochs: 2", "epochs: 40").replace("name: clicks", "name: lost")
-    place.file("lost.yaml", job)
-    whole = run_job(["-f", "lost.yaml", "--fresh"] + CLUSTER, place.path)
-    for index, name in ((0, "a server"), (3, "a worker")):
-        process = start(["run", "-f", "lost.yaml", "--fresh", "-o", "json"] + CLUSTER, place.path)
-        wait_until(lambda: len(children_of(process.pid)) == 4, 10)
-        time.sleep(1.2)
-        children = sorted(children_of(process.pid))
-        if len(children) == 4:
-            os.kill(children[index], signal.SIGKILL)
+    """Any process is killed with -9 in the middle: it is started again, the job recovers, to the same bits."""
+    place.file("lost.yaml", LONG.replace("epochs: 4000", "epochs: 40").replace("name: long", "name: lost"))
+    whole = run_job(["-f", "lost.yaml", "--fresh", "--servers", "1", "--workers", "1"], place.path)
+    one = ["--servers", "1", "--workers", "1"]
+    for name, cluster, count in (("server-0", CLUSTER, "recoveries"), ("server-1", CLUSTER, "recoveries"),
+                                 ("worker-1", CLUSTER, "moves"), ("server-0", one, "recoveries"),
+                                 ("worker-0", one, "moves")):
+        process = start_lost(place, *cluster)
+        victim = child_of(process.pid, name)
+        os.kill(victim, signal.SIGKILL)
+        back = wait_until(lambda: child_of(process.pid, name) not in (None, victim), 10)
+        others = set(children_of(process.pid))
         out, err = process.communicate(timeout=90)
-        digest = json.loads(out)["digest"] if out else None
-        cases.check(f"kill -9 of {name}: the run ends with the same digest", digest == whole["digest"], err[-600:])
-        cases.check(f"kill -9 of {name}: it was seen", b"signal 9" in err, err[-600:])
+        result = json.loads(out) if out else {}
+        case = f"kill -9 of {name}, {' '.join(cluster)}"
+        cases.check(f"{case}: the same digest", result.get("digest") == whole["digest"], err[-600:])
+        cases.check(f"{case}: said, and counted", b"signal 9" in err and b"goes on at step" in err and
+                    result.get(count, 0) >= 1, f"{result} {err[-600:]}")
+        cases.check(f"{case}: it was started again, and nothing is left", back and not any(map(is_alive, others)), others)
+
+
+def dies_for_ever(place):
+    """What dies again and again ends the run with the reason."""
+    process = start_lost(place, *CLUSTER)
+    seen, end = set(), time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        child = child_of(process.pid, "worker-1")
+        seen |= set(children_of(process.pid))
+        if child:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.05)
+    out, err = process.communicate(timeout=30)
+    cases.check("a process that dies again and again: exit 3, with the reason and the log's name",
+                process.returncode == 3 and b"within a minute" in err and b"worker-1.log" in err,
+                f"{process.returncode} {err[-600:]}")
+    cases.check("… and no process is left", not any(map(is_alive, seen)), seen)
+    process = start_lost(place, *CLUSTER)
+    victim = child_of(process.pid, "server-1")
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: child_of(process.pid, "server-1") not in (None, victim), 10)
+    children = children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    cases.check("kill -9 of paramctl after a restart: no process is left", len(children) == 4 and
+                wait_until(lambda: not any(map(is_alive, children)), 10), children)
 
 
 def main():
@@ -130,6 +188,7 @@ def main():
         eval_and_predict(place)
         interrupted(place)
         process_lost(place)
+        dies_for_ever(place)
     cases.end()
 
 
