@@ -71,10 +71,11 @@ def start(arguments, cwd, env=None):
                             stdin=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
 
 
-def run(arguments, cwd, timeout=120, stdin=None):
+def run(arguments, cwd, timeout=120, stdin=None, env=None):
     """-> (exit code or None when it ran out of time, stdout, stderr)"""
     process = subprocess.Popen([PARAMCTL] + arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL)
+                               stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                               env=dict(os.environ, **(env or {})))
     try:
         out, err = process.communicate(stdin.encode() if isinstance(stdin, str) else stdin, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -94,6 +95,42 @@ def run_job(arguments, cwd, timeout=120):
     result["code"] = code
     result["text"] = err[-2000:]
     return result
+
+
+class Daemons:
+    """paramd-server and paramd-worker processes of one cluster, started by hand; none outlives the block."""
+
+    def __init__(self, place, registry, sets=()):
+        self.place, self.registry, self.sets = place, registry, list(sets)
+        self.processes = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+    def start(self, role, name, sets=()):
+        """Logs go to NAME.log in the place; its working directory is not the place."""
+        program = os.path.join(os.path.dirname(os.path.abspath(PARAMCTL)), "paramd-" + role)
+        arguments = [program]
+        scratch = os.path.join(self.place.path, "scratch")
+        for text in [f"registry={self.registry}", f"name={name}", f"scratch={scratch}", *self.sets, *sets]:
+            arguments += ["--set", text]
+        with open(os.path.join(self.place.path, name + ".log"), "ab") as log:
+            self.processes[name] = subprocess.Popen(arguments, cwd="/", stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        return self.processes[name]
+
+    def kill(self, name):
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def log(self, name):
+        with open(os.path.join(self.place.path, name + ".log"), errors="replace") as f:
+            return f.read()
 
 
 def children_of(pid):
