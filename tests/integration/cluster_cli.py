@@ -90,6 +90,8 @@ def naming(place):
     cases.check("a wrong name in it is refused with file and line",
                 code == ERROR and "paramctl.yaml:1" in err and "registry" in err, f"{code} {err}")
     os.remove(os.path.join(place.path, "config/paramd/paramctl.yaml"))
+    code, _, err = none.call("list", "--registry", "zk://127.0.0.1:1/none", "--set", "call_timeout=1s", timeout=30)
+    cases.check("a ZooKeeper that does not answer: unreachable", code == UNREACHABLE and "127.0.0.1:1" in err, f"{code} {err}")
     for directory in ("members", "records"):
         os.makedirs(os.path.join(place.path, "empty", directory))
     begin = time.monotonic()
