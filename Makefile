@@ -188,7 +188,7 @@ demo:
 	deploy/install-deps.sh
 	$(MAKE) run-demo
 test:
-	deploy/install-deps.sh
+	deploy/install-deps.sh tests
 	$(MAKE) run-test
 
 run-demo: all

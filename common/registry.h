@@ -59,7 +59,8 @@ enum registry_state {
 enum registry_state registry_state(struct registry *r, uint64_t *away_ms);
 
 /* Joins as `role`-`name` with a record (JSON); a restarted process is a new member: the id is name
-   + nonce. In ZooKeeper a killed process's name is free after its session time-out. */
+   + nonce. A name that a live member has is refused; in ZooKeeper only after it has been waited for
+   for as long as the session of a killed process may last. */
 enum err registry_join(struct registry *r, const char *role, const char *name, const char *record,
                        struct registry_member **out) MUST_CHECK;
 const char *registry_member_id(const struct registry_member *m);

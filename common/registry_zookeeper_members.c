@@ -5,12 +5,15 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/mem.h"
 
 /* Records that are asked for at a time. */
 #define READS_MAX   128
 #define MEMBERS_MAX 65536
 #define AGAIN_MS    40u
+/* How often a name that is taken is tried. */
+#define NAME_EVERY_MS 200u
 
 /* ---- our own ---- */
 
@@ -122,6 +125,20 @@ enum err zk_register(struct zk *z, struct zk_session *s, const struct zk_member 
     }
 }
 
+/* A process that was killed has its name until its session ends, and is started again sooner. */
+static enum err register_patiently(struct zk *z, const struct zk_member *m, uint64_t *session)
+{
+    uint64_t until = clock_ms() + z->session_timeout_ms + z->session_timeout_ms / 4;
+    for (bool is_first = true;; is_first = false) {
+        enum err e = zk_register(z, NULL, m, zk_deadline(z), session);
+        if (e != ERR_EXISTS || clock_ms() >= until)
+            return e;
+        if (is_first)
+            log_info("registry", "waiting for the end of an earlier session: %s", err_text());
+        clock_sleep_ms(zk_jitter(z, NAME_EVERY_MS));
+    }
+}
+
 enum err zk_join(struct registry *base, const char *role, const char *name, const char *record,
                  struct registry_member **out)
 {
@@ -136,7 +153,7 @@ enum err zk_join(struct registry *base, const char *role, const char *name, cons
                             .name = must_strdup(name),
                             .record = must_strdup(record)};
     uint64_t session = 0;
-    enum err e = zk_register(z, NULL, m, zk_deadline(z), &session);
+    enum err e = register_patiently(z, m, &session);
     if (e != ERR_NONE) {
         zk_member_free(m);
         return err_prefix(e, "cannot join");

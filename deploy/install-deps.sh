@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # install-deps.sh - installs the Debian or Ubuntu packages that paramd is built and tested with.
 #
+#   install-deps.sh            what building needs
+#   install-deps.sh tests      that, and the servers that tests start: without them tests are skipped by name
+#
 # Says what is missing and what it runs. Does nothing, quickly, when all is there. On other systems it
 # names what is needed and goes on: the build will say what it does not find.
 set -euo pipefail
@@ -15,34 +18,56 @@ packages=(
     dataset-fashion-mnist
 )
 
+test_packages=(
+    zookeeper
+)
+wanted=("${packages[@]}")
+[ "${1:-}" != tests ] || wanted+=("${test_packages[@]}")
+
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-    echo "install-deps: not a Debian or Ubuntu system; needed are the equivalents of: ${packages[*]}" >&2
+    echo "install-deps: not a Debian or Ubuntu system; needed are the equivalents of: ${wanted[*]}" >&2
     exit 0
 fi
 
-missing=()
-for package in "${packages[@]}"; do
-    state=$(dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | head -n 1 || true)
-    [ "$state" = installed ] || missing+=("$package")
-done
-[ ${#missing[@]} -gt 0 ] || exit 0
-
 as_root=()
-if [ "$(id -u)" -ne 0 ]; then
+export DEBIAN_FRONTEND=noninteractive
+
+list_missing() {    # packages... -> missing
+    local package state
+    missing=()
+    for package in "$@"; do
+        state=$(dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | head -n 1 || true)
+        [ "$state" = installed ] || missing+=("$package")
+    done
+}
+
+become_root() {
+    [ "$(id -u)" -ne 0 ] || return 0
     if ! command -v sudo >/dev/null; then
         echo "install-deps: missing: ${missing[*]}; neither root nor sudo here, so as root run:" >&2
         echo "    apt-get install --no-install-recommends ${missing[*]}" >&2
-        exit 1
+        return 1
     fi
     as_root=(sudo)
-fi
+}
 
-echo "install-deps: installing ${missing[*]}" >&2
-export DEBIAN_FRONTEND=noninteractive
-install=("${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}")
-# The lists may be absent or old; they are fetched only when the first try shows that.
-if ! "${install[@]}" >&2; then
+install_missing() {
+    echo "install-deps: installing ${missing[*]}" >&2
+    local install=("${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}")
+    # The lists may be absent or old; they are fetched only when the first try shows that.
+    "${install[@]}" >&2 && return
     echo "install-deps: refreshing the package lists" >&2
-    "${as_root[@]}" apt-get update -q >&2
-    "${install[@]}" >&2
+    "${as_root[@]}" apt-get update -q >&2 && "${install[@]}" >&2
+}
+
+list_missing "${packages[@]}"
+if [ ${#missing[@]} -gt 0 ]; then
+    become_root
+    install_missing
+fi
+if [ "${1:-}" = tests ]; then
+    list_missing "${test_packages[@]}"
+    if [ ${#missing[@]} -gt 0 ] && ! { become_root && install_missing; }; then
+        echo "install-deps: without ${missing[*]} some tests will be skipped" >&2
+    fi
 fi

@@ -180,6 +180,21 @@ static void test_paused_leader(void **state)
     registry_close(r);
 }
 
+/* A process that is killed and at once started anew under its name waits for its earlier session. */
+static void test_killed_and_restarted(void **state)
+{
+    const struct registry_contract contract = {.uri = uri, .session_ms = SHORT_MS};
+    struct registry *r = open_registry(SESSION_MS);
+    struct registry_child child;
+    registry_child_start(&contract, &child);
+    registry_child_kill(&child);
+    registry_child_start(&contract, &child);
+    registry_await_members(r, "server", 1);
+    assert_int_equal(registry_child_put_led(&child), ERR_NONE);
+    registry_child_kill(&child);
+    registry_close(r);
+}
+
 /* What was left while ZooKeeper was away is gone when it is back. */
 static void test_left_while_away(void **state)
 {
@@ -366,9 +381,10 @@ int main(int argc, char **argv)
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        CASE(test_restarted),       CASE(test_hangs), CASE(test_paused_leader),
-        CASE(test_left_while_away), CASE(test_wiped), CASE(test_set_back),
-        CASE(test_lost_answers),
+        CASE(test_restarted),       CASE(test_hangs),
+        CASE(test_paused_leader),   CASE(test_killed_and_restarted),
+        CASE(test_left_while_away), CASE(test_wiped),
+        CASE(test_set_back),        CASE(test_lost_answers),
     };
     return cmocka_run_group_tests(tests, start_server, stop_server);
 }
