@@ -47,6 +47,8 @@ class Cluster:
 
     def kill(self, name, number=signal.SIGKILL):
         self.daemons[name].send_signal(number)
+        if number == signal.SIGKILL:
+            self.daemons[name].wait(30)
 
     def restart_dead(self):
         """Starts again what has ended. -> names"""
