@@ -21,7 +21,7 @@ import zookeeper
 from cluster import Cluster
 from harness import Cases, Workplace, clicks_csv, clicks_job, run_job
 
-RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 0  # 0: five of each kind of kill, two of the others
 KINDS = sys.argv[2:]
 SEED = int(os.environ.get("SEED", "1"))
 BOUND = 90  # seconds a disturbed run may take; an undisturbed one takes about five
@@ -187,7 +187,7 @@ def main():
                 if KINDS and not any(k in kind for k in KINDS):
                     continue
                 for depth in (0, 2):
-                    for i in range(RUNS):
+                    for i in range(RUNS or (5 if kind.startswith("kill") else 2)):
                         disturbed(cluster, place, kind, depth, SEED * 1000 + i, references[depth])
             if os.environ.get("KEEP"):
                 os.system(f"cp -r {place.path} {os.environ['KEEP']}")
