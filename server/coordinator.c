@@ -258,7 +258,8 @@ static void forget_old(struct coordinator *c, const char *same_name)
     while (*at != NULL) {
         struct job_run *j = *at;
         bool same = strcmp(j->name, same_name) == 0;
-        if (!job_is_over(j) || j->releasing || j->recording != RECORD_NONE || (!same && over <= JOBS_KEPT)) {
+        if (!job_is_over(j) || j->releasing || j->recording != RECORD_NONE ||
+            (!same && over <= JOBS_KEPT)) {
             at = &j->next;
             continue;
         }

@@ -39,10 +39,11 @@ struct coordinator_options {
     uint64_t term;
     uint32_t peer_timeout_ms;  /* silence after which a member is lost */
     uint32_t stall_timeout_ms; /* a running job without progress fails after this long */
-    uint32_t stuck_timeout_ms; /* one piece of work that takes longer: its member is lost. 0: never */
-    uint32_t replace_wait_ms;  /* after a loss: for a replacement, before going on with fewer */
-    uint32_t recovery_limit;   /* losses in a row without progress; 0: any number */
-    uint64_t unix_offset_ms;   /* what to add to this clock for the time of day */
+    uint32_t
+        stuck_timeout_ms; /* one piece of work that takes longer: its member is lost. 0: never */
+    uint32_t replace_wait_ms; /* after a loss: for a replacement, before going on with fewer */
+    uint32_t recovery_limit;  /* losses in a row without progress; 0: any number */
+    uint64_t unix_offset_ms;  /* what to add to this clock for the time of day */
 };
 
 struct coordinator *coordinator_create(const struct coordinator_options *o);
@@ -125,8 +126,8 @@ struct coordinator_result {
     const char *text;
     const struct coordinator_listing *listing; /* LIST; newest first */
     size_t listing_count;
-    const char *record;                   /* LIST: what ACTION_RECORD put last, or NULL */
-    const char *const *records;           /* LOAD: of jobs, any order */
+    const char *record;         /* LIST: what ACTION_RECORD put last, or NULL */
+    const char *const *records; /* LOAD: of jobs, any order */
     size_t record_count;
     const char *const *history; /* LOAD: of past jobs, any order */
     size_t history_count;

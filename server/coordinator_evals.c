@@ -50,7 +50,7 @@ static void log_record(struct coordinator *c, struct job_run *j, const struct ev
         str_append_format(&text, " %s=%.6f", metric_name(r->metrics[i].kind), r->metrics[i].value);
     job_note(c, j, COORDINATOR_INFO, "evaluated step=%llu epoch=%u examples=%llu%s",
              (unsigned long long)r->step, r->epoch, (unsigned long long)r->examples,
-            text.data != NULL ? text.data : "");
+             text.data != NULL ? text.data : "");
     str_deinit(&text);
 }
 

@@ -11,8 +11,8 @@
 
 bool is_free(const struct job_run *j, const struct fellow *f, bool server, uint64_t now)
 {
-    if (f->is_server != server || f->job != NULL || f->reserved != NULL || f->shutdown || f->state == NULL ||
-        f->state->job[0] != '\0' || f->state->leaving)
+    if (f->is_server != server || f->job != NULL || f->reserved != NULL || f->shutdown ||
+        f->state == NULL || f->state->job[0] != '\0' || f->state->leaving)
         return false;
     return f->shunned_job != j->sequence || now >= f->shunned_ms;
 }
@@ -248,11 +248,11 @@ static void take_index(struct coordinator *c, struct job_run *j,
     if (!check_memory(c, j, now))
         return;
     job_note(c, j, COORDINATOR_INFO,
-            "index=%.12s train_examples=%llu eval_examples=%llu steps_per_epoch=%llu "
-            "last_step=%llu",
-            j->index_checksum, (unsigned long long)j->train_examples,
-            (unsigned long long)j->eval_examples, (unsigned long long)j->steps.steps_per_epoch,
-            (unsigned long long)j->steps.last_step);
+             "index=%.12s train_examples=%llu eval_examples=%llu steps_per_epoch=%llu "
+             "last_step=%llu",
+             j->index_checksum, (unsigned long long)j->train_examples,
+             (unsigned long long)j->eval_examples, (unsigned long long)j->steps.steps_per_epoch,
+             (unsigned long long)j->steps.last_step);
 }
 
 /* A round begins when all workers have finished the one before. */
@@ -314,9 +314,8 @@ static void order_restore(struct coordinator *c, struct job_run *j, uint64_t now
     j->form = true;
     j->start_step = j->manifest != NULL ? j->manifest->step : 0;
     mem_free(j->restore_name);
-    j->restore_name = j->manifest != NULL
-                          ? checkpoint_name(j->manifest->generation, j->manifest->step)
-                          : NULL;
+    j->restore_name =
+        j->manifest != NULL ? checkpoint_name(j->manifest->generation, j->manifest->step) : NULL;
     job_set_state(c, j, JOB_RESTORING, now);
     ask_servers(c, j);
 }

@@ -59,13 +59,13 @@ struct fellow { /* a member */
     bool is_server;
     Paramd__Control__MemberState *state;
     uint64_t seen_ms;
-    struct job_run *job; /* assigned to; NULL: free, or released */
-    uint32_t index;      /* among the job's servers or workers */
+    struct job_run *job;      /* assigned to; NULL: free, or released */
+    uint32_t index;           /* among the job's servers or workers */
     struct job_run *reserved; /* for a slot of it, once that is recorded */
     bool shutdown;
-    bool named;              /* by a record, and not heard yet */
-    uint64_t shunned_ms;     /* until then it is not taken for `shunned_job` */
-    uint64_t shunned_job;    /* sequence */
+    bool named;           /* by a record, and not heard yet */
+    uint64_t shunned_ms;  /* until then it is not taken for `shunned_job` */
+    uint64_t shunned_job; /* sequence */
     struct straggling straggling;
     struct str orders; /* packed, without version, YAML and layout: to see changes */
     uint64_t version;
@@ -150,8 +150,8 @@ struct job_run {
     enum record_what recording;
     uint64_t record_id; /* the one under way; 0: waits to be tried again */
     uint64_t record_retry_ms;
-    bool taken;   /* the registry has the submission */
-    bool formed;  /* the generation and its members are recorded: they may be told */
+    bool taken;    /* the registry has the submission */
+    bool formed;   /* the generation and its members are recorded: they may be told */
     bool adopting; /* a new leader waits for the members to say that all is as recorded */
 
     /* members, by index; entries turn NULL when one is released or lost */
@@ -215,7 +215,7 @@ struct job_run {
     struct evaluation *evaluation; /* scratch */
     struct eval_record *evals;
     size_t eval_count, eval_capacity;
-    struct sums base; /* what the restored state had seen */
+    struct sums base;       /* what the restored state had seen */
     struct sums first_base; /* and the first one of this run */
     bool has_begun;
     struct sums latest, epoch_base;
@@ -254,7 +254,7 @@ struct coordinator {
     uint64_t now_ms; /* of the event that is being taken */
     uint64_t load_id, load_retry_ms;
     struct fellow *fellows;
-    struct job_run *jobs; /* by submission */
+    struct job_run *jobs;  /* by submission */
     struct past_job *past; /* newest first */
     uint64_t next_id, next_sequence, next_version;
     struct coordinator_action *actions, **actions_end;
@@ -281,10 +281,10 @@ void act_log_take(struct coordinator *c, enum coordinator_log level, char *text)
 void job_note_take(struct coordinator *c, struct job_run *j, enum coordinator_log level,
                    char *text);
 #define job_note(c, j, level, ...) job_note_take(c, j, level, must_format(__VA_ARGS__))
-#define job_set_why(j, ...)      job_why_take(j, must_format(__VA_ARGS__))
-#define job_warn(c, j, ...)      job_warn_take(c, j, must_format(__VA_ARGS__))
-#define job_fail(c, j, now, ...) job_fail_take(c, j, now, must_format(__VA_ARGS__))
-#define act_log(c, level, ...)   act_log_take(c, level, must_format(__VA_ARGS__))
+#define job_set_why(j, ...)        job_why_take(j, must_format(__VA_ARGS__))
+#define job_warn(c, j, ...)        job_warn_take(c, j, must_format(__VA_ARGS__))
+#define job_fail(c, j, now, ...)   job_fail_take(c, j, now, must_format(__VA_ARGS__))
+#define act_log(c, level, ...)     act_log_take(c, level, must_format(__VA_ARGS__))
 /* Ends the job: DONE, FAILED or STOPPED; workers are released now, servers when those have let go.
  */
 void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_t now);

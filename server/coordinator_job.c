@@ -125,16 +125,16 @@ void job_free(struct job_run *j)
     model_destroy(j->model);
     features_spec_destroy(j->features);
     job_destroy(j->job);
-    char *texts[] = {j->name, j->yaml,           j->mode,        j->eval_uri, j->storage_uri,
-                     j->why,  j->index_checksum, j->newest_name, j->best_name, j->recorded,
-                     j->owner, j->device_class, j->restore_name};
+    char *texts[] = {j->name,  j->yaml,           j->mode,        j->eval_uri,  j->storage_uri,
+                     j->why,   j->index_checksum, j->newest_name, j->best_name, j->recorded,
+                     j->owner, j->device_class,   j->restore_name};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         mem_free(texts[i]);
     for (uint32_t w = 0; j->shares_of != NULL && w < j->workers_wanted; w++)
         str_deinit(&j->shares_of[w].encoded);
     for (uint32_t i = 0; i < LINES_KEPT; i++)
         mem_free(j->lines[i].text);
-    void *const arrays[] = {j->servers,    j->workers,   j->lease,     j->host, j->vacant_ms,
+    void *const arrays[] = {j->servers,    j->workers,   j->lease,        j->host,     j->vacant_ms,
                             j->next_lease, j->next_host, j->next_workers, j->shares_of};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         mem_free(arrays[i]);

@@ -259,8 +259,8 @@ static bool take_leaving(struct coordinator *c, struct job_run *j, struct fellow
 
 static bool take_one(struct coordinator *c, struct job_run *j, struct fellow *f, uint64_t now)
 {
-    return f != NULL && (take_want(c, j, f, now) || take_stuck(c, j, f, now) ||
-                         take_leaving(c, j, f, now));
+    return f != NULL &&
+           (take_want(c, j, f, now) || take_stuck(c, j, f, now) || take_leaving(c, j, f, now));
 }
 
 void leave_step(struct coordinator *c, struct job_run *j, uint64_t now)

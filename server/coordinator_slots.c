@@ -96,8 +96,8 @@ static bool plan(struct coordinator *c, struct job_run *j, uint64_t now)
             host = NO_SLOT;
         if (host == NO_SLOT && now - j->vacant_ms[home] >= c->options.replace_wait_ms)
             host = nth_live(j, spread++);
-        bool moves = host != j->host[r] ||
-                     (host != NO_SLOT && j->next_workers[host] != j->workers[host]);
+        bool moves =
+            host != j->host[r] || (host != NO_SLOT && j->next_workers[host] != j->workers[host]);
         j->next_host[r] = host;
         j->next_lease[r] = j->lease[r] + moves;
         differs |= moves;

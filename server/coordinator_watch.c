@@ -3,8 +3,8 @@
 #include "common/mem.h"
 #include "server/coordinator_internal.h"
 
-#define LOOK_MS    10000u /* between looks at stragglers */
-#define STRAGGLES  1.5    /* times what the others take a step */
+#define LOOK_MS   10000u /* between looks at stragglers */
+#define STRAGGLES 1.5    /* times what the others take a step */
 
 static void mix(uint64_t *mark, uint64_t value)
 {

@@ -495,8 +495,8 @@ static void take_event(struct leader *h, struct event *e, uint64_t now)
         break;
     case EVENT_GONE:
         if (h->machine != NULL)
-            coordinator_member_lost(h->machine, e->member,
-                                    "the registry does not show it any more", now);
+            coordinator_member_lost(h->machine, e->member, "the registry does not show it any more",
+                                    now);
         break;
     case EVENT_RESULT:
         if (h->machine != NULL && storage_answer_term(e->answer) == h->term)

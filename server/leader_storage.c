@@ -81,8 +81,7 @@ void leader_storage_do(struct leader_storage *s, struct coordinator_action *a)
     uint64_t id = a->id;
     r->term = a->term;
     coordinator_action_destroy(a);
-    answer(s, r, id,
-           err_set(ERR_UNAVAILABLE, "%u actions wait to be done already", ACTIONS_MAX));
+    answer(s, r, id, err_set(ERR_UNAVAILABLE, "%u actions wait to be done already", ACTIONS_MAX));
 }
 
 void leader_storage_destroy(struct leader_storage *s)

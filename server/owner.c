@@ -185,7 +185,8 @@ static void serve(struct owner *o, struct item *item, uint64_t now)
 
 static void set_paused(struct owner *o)
 {
-    bool paused = atomic_load(&o->orphaned) || (o->directive != NULL && o->directive->orders->pause);
+    bool paused =
+        atomic_load(&o->orphaned) || (o->directive != NULL && o->directive->orders->pause);
     for (uint32_t i = 0; i < o->holding_count; i++)
         if (o->holdings[i].shard != NULL)
             shard_set_paused(o->holdings[i].shard, paused);

@@ -17,7 +17,7 @@
 #include "common/checkpoint.h"
 #include "common/err.h"
 
-#define SHARD_FILE_DENSE UINT32_MAX      /* shard_file.table of a file of dense blocks */
+#define SHARD_FILE_DENSE UINT32_MAX /* shard_file.table of a file of dense blocks */
 
 struct storage_reader;
 
@@ -27,20 +27,20 @@ struct storage_reader;
  * given up, and still hangs in the storage, never touches the files of the next one.
  */
 struct shard_file_range {
-    uint32_t table;                          /* or SHARD_FILE_DENSE */
+    uint32_t table; /* or SHARD_FILE_DENSE */
     uint32_t first_partition, end_partition;
     uint32_t attempt, piece;
 };
 
 struct shard_file {
-    const struct checkpoint_file *listed;    /* of the manifest, borrowed */
+    const struct checkpoint_file *listed; /* of the manifest, borrowed */
     struct storage_reader *reader;
     struct checkpoint_entry *entries;
     uint64_t entry_count;
-    uint32_t table;                          /* or SHARD_FILE_DENSE */
-    uint8_t *block;                          /* the last one read; grows */
+    uint32_t table; /* or SHARD_FILE_DENSE */
+    uint8_t *block; /* the last one read; grows */
     uint64_t block_capacity;
-    uint64_t last_entry, last_key;           /* of the last block of rows read */
+    uint64_t last_entry, last_key; /* of the last block of rows read */
     bool has_last;
 };
 
@@ -58,7 +58,7 @@ enum err shard_file_check_set(const struct checkpoint_manifest *m,
 /* Opens and verifies head, tail and index against the manifest's size and index_crc. */
 enum err shard_file_open(const char *directory, const struct checkpoint_file *listed,
                          struct shard_file *out) MUST_CHECK;
-void shard_file_close(struct shard_file *f);         /* accepts a zeroed one */
+void shard_file_close(struct shard_file *f); /* accepts a zeroed one */
 
 /* A verified block's body, valid until the next call. Of rows: checkpoint_rows_check() holds, and
    the keys of later blocks are larger. Of dense values: dense_block_head_parse() holds. */

@@ -28,26 +28,26 @@
 
 /* A block on its way: the parts of its body, and what keeps them alive. */
 struct snapshot_block {
-    uint32_t table;                  /* or SHARD_FILE_DENSE */
+    uint32_t table; /* or SHARD_FILE_DENSE */
     uint32_t partition, row_count;
     const void *parts[SNAPSHOT_PARTS_MAX];
     size_t sizes[SNAPSHOT_PARTS_MAX];
     size_t part_count, size;
     uint8_t dense_head[DENSE_BLOCK_HEAD_BYTES];
-    void *memory;                    /* freed with the block */
-    struct buf *values, *slots;      /* unreferenced with the block */
+    void *memory;               /* freed with the block */
+    struct buf *values, *slots; /* unreferenced with the block */
 };
 void snapshot_block_add(struct snapshot_block *b, const void *data, size_t size);
-void snapshot_block_destroy(struct snapshot_block *b);       /* accepts NULL */
+void snapshot_block_destroy(struct snapshot_block *b); /* accepts NULL */
 
 struct snapshot_writer;
 struct snapshot_writer_options {
     const char *directory;
     uint32_t table_count;
     uint32_t first_partition, end_partition;
-    uint32_t attempt;                /* of this process: see struct shard_file_range */
-    size_t blocks_max;               /* that wait at a time */
-    uint64_t file_max;               /* bytes; then the next piece is begun */
+    uint32_t attempt;  /* of this process: see struct shard_file_range */
+    size_t blocks_max; /* that wait at a time */
+    uint64_t file_max; /* bytes; then the next piece is begun */
 };
 
 enum err snapshot_writer_create(const struct snapshot_writer_options *o,
@@ -59,9 +59,9 @@ void snapshot_writer_finish(struct snapshot_writer *w);
 /* Does nothing to one that has ended. */
 void snapshot_writer_abandon(struct snapshot_writer *w, const char *why);
 enum snapshot_state snapshot_writer_state(const struct snapshot_writer *w);
-const char *snapshot_writer_why(const struct snapshot_writer *w);         /* ABANDONED */
+const char *snapshot_writer_why(const struct snapshot_writer *w); /* ABANDONED */
 const struct checkpoint_file *snapshot_writer_files(const struct snapshot_writer *w,
                                                     uint32_t *count_out); /* DURABLE */
-void snapshot_writer_destroy(struct snapshot_writer *w);     /* accepts NULL */
+void snapshot_writer_destroy(struct snapshot_writer *w);                  /* accepts NULL */
 
 #endif

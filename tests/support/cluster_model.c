@@ -16,7 +16,6 @@
 #include "tests/support/cluster_model.h"
 #include "tests/support/cluster_model_internal.h"
 
-
 void model_init(struct model *m, uint32_t servers, uint32_t workers)
 {
     *m = (struct model){.now = 1000,
@@ -451,8 +450,7 @@ void model_turn(struct model *m)
     for (uint32_t i = 0; i < m->member_count; i++) {
         const Paramd__Control__MemberOrders *o = m->members[i].orders;
         if (o != NULL && o->server != NULL && o->server->form &&
-            strcmp(o->job, m->job_recorded) == 0 &&
-            o->generation == m->generation_recorded &&
+            strcmp(o->job, m->job_recorded) == 0 && o->generation == m->generation_recorded &&
             o->server->verdict_step > o->server->restore_step)
             assert_true(m->verdict_recorded >= o->server->verdict_step);
     }
