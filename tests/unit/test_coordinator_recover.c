@@ -1,6 +1,7 @@
 /*
  * Goal    What the coordinator does when members are lost, stuck or leave, and when another leader
- *         takes over: ranks move and nothing rolls back, generations begin at the newest checkpoint,
+ *         takes over: ranks move and nothing rolls back, generations begin at the newest
+ *         checkpoint,
  *         nothing is done twice.
  * Method  The model of a cluster (tests/support/cluster_model) with members that vanish and appear;
  *         a job's steps, generation, leases and outcome are looked at.

@@ -1,7 +1,8 @@
 /*
  * Goal     a keyset has the keys that it was filled with, and no others, however full its buckets
  *          are.
- * Method   sets of several sizes, asked for all of their keys and for many others: random keys, keys
+ * Method   sets of several sizes, asked for all of their keys and for many others: random keys,
+ * keys
  *          found by search that all belong into the first bucket or into the last, so that they
  *          overflow and wrap around, the key 0, and keys given twice.
  */

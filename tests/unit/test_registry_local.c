@@ -1,5 +1,6 @@
 /*
- * Goal: a registry in a directory does what every registry must, and what a directory needs besides:
+ * Goal: a registry in a directory does what every registry must, and what a directory needs
+ * besides:
  * dead processes leave nothing behind, damaged files are refused, a full disk changes nothing.
  *
  * Method: the contract; forked children that are killed with SIGKILL; files damaged by hand.

@@ -1,5 +1,6 @@
 /*
- * Goal: ZooKeeper may be away, hang, come back, come back empty or as it was long ago, and a process
+ * Goal: ZooKeeper may be away, hang, come back, come back empty or as it was long ago, and a
+ * process
  * may be paused until its session is over: members are kept or registered anew under their ids, who
  * was deposed writes nothing, every call ends within its time, nothing is written twice, and a
  * registry that has lost what it held is refused by name.
