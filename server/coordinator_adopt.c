@@ -322,7 +322,7 @@ void adopt_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
     uint32_t unheard = 0;
     for (uint32_t s = 0; s < j->server_count; s++) {
-        bool heard;
+        bool heard = false;
         if (j->servers[s] != NULL && holds_shards(j, s, &heard))
             continue;
         if (j->servers[s] != NULL && !heard) {
