@@ -181,7 +181,8 @@ static void test_paused_leader(void **state)
     registry_close(r);
 }
 
-/* A process that is killed and at once started anew under its name waits for its earlier session. */
+/* A process that is killed and at once started anew under its name waits for its earlier
+ * session. */
 static void test_killed_and_restarted(void **state)
 {
     const struct registry_contract contract = {.uri = uri, .session_ms = SHORT_MS};
