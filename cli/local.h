@@ -39,7 +39,8 @@ struct local_tender {
 };
 /*
  * To be called a few times a second: starts a new process in the place of each that has ended.
- * It is a new member of the same name and role; what the job makes of it is the coordinator's business.
+ * It is a new member of the same name and role; what the job makes of it is the coordinator's
+ * business.
  * false: one ends again and again, or for a reason that a restart cannot mend: *why names it.
  */
 bool local_tend(struct local *l, const struct local_tender *t, struct str *why);
