@@ -32,8 +32,8 @@ COMMON_C := $(wildcard common/*.c common/model/*.c)
 DAEMON_C := $(filter-out %/main.c,$(wildcard server/*.c worker/*.c))
 CLI_C := $(filter-out %/main.c,$(wildcard cli/*.c))
 PROTO := $(wildcard proto/*.proto)
-TEST_C := $(wildcard tests/unit/test_*.c tests/sim/test_*.c)
-SUPPORT_C := $(filter-out $(TEST_C),$(wildcard tests/support/*.c tests/sim/*.c))
+TEST_C := $(wildcard tests/unit/test_*.c)
+SUPPORT_C := $(wildcard tests/support/*.c)
 TOOL_C := $(wildcard tests/integration/*.c)
 BENCH_C := $(wildcard tests/bench/bench_*.c)
 BENCH_SCRIPTS := $(wildcard tests/bench/bench_*.py)
@@ -168,15 +168,31 @@ $(B)/paramctl: $(B)/obj/cli/main.o $(LIB_CLI) $(LIB)
 	$(link) $(LIBS) $(PLACE)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
-$(B)/tests/%: $(B)/obj/tests/sim/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
-	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
 $(B)/integration/%: $(B)/obj/tests/integration/%.o $(LIB)
 	$(link) $(LIBS) $(PLACE)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 	$(link) $(LIBS_TEST) $(LIBS) $(PLACE)
 
+# The simulator: the production code that runs in it, compiled once more with its planted bugs, and in
+# place of clock, log, queues, network, registry, storage and threads its own.
+SIM_C := $(wildcard tests/sim/*.c)
+SIM_REAL_C := $(filter-out %/main.c common/clock.c common/log.c common/loop.c common/queue.c \
+    common/rpc% common/registry% common/member% common/storage_file.c common/compress.c common/http% \
+    server/server.c server/owner.c server/leader%, $(wildcard common/*.c server/*.c)) \
+    $(wildcard worker/session.c worker/exchange*.c worker/area.c worker/tally.c)
+SIM_O := $(patsubst %.c,$(B)/sim/%.o,$(SIM_C) $(SIM_REAL_C))
+
+$(B)/sim/server/snapshot_writer.o: private SIM_THREADS := -include tests/sim/sim_threads.h
+$(B)/sim/%.o: %.c $(B)/flags | $(GEN_H)
+	$(call say,SIM,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out $(HARDEN),$(BASE)) $(OPTIMIZE) $(WARN) $(DEFINE) -DSIMULATION $(SIM_THREADS) \
+	    $(INCLUDE) $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
+$(B)/tests/sim: $(SIM_O) $(GEN_O)
+	$(link) $(LIBS) $(PLACE)
+
 .SECONDARY:
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj $(B)/sim -name '*.d' 2>/dev/null)
 
 # ---- what people run ----
 

@@ -1,0 +1,311 @@
+#include <string.h>
+
+#include "common/check.h"
+#include "common/mem.h"
+#include "server/owner.h"
+#include "server/owner_internal.h"
+#include "tests/sim/sim_parts.h"
+
+/*
+ * server/owner.h as server/owner.c has it, with events in place of its thread: what is put in is
+ * taken a moment later, in order, and snapshots are worked on between requests.
+ */
+
+#define QUEUE_MAX 4096u /* far above R · (d + 2): a full one is a leak */
+#define TICK_MS   100u
+#define POLL_MS   5u
+#define SLICE_NS  1000000u
+
+struct item {
+    enum request_kind kind;
+    uint32_t shard;
+    struct rpc_call *call;
+    struct item *next;
+};
+
+struct owner {
+    struct board *board;
+    uint32_t number, count;
+    struct process *process;
+    struct item *first, **last;
+    uint32_t queued;
+    struct directive *next, *directive;
+    struct holding *holdings;
+    uint32_t holding_count;
+    bool awake, working, orphaned;
+};
+
+static void wake(struct owner *o);
+static void tick(void *context);
+static void work(void *context);
+
+struct owner *owner_create(struct board *board, uint32_t number, uint32_t count)
+{
+    struct owner *o = must_alloc(sizeof *o);
+    o->board = board;
+    o->number = number;
+    o->count = count;
+    o->process = sim.here;
+    o->last = &o->first;
+    sim_after(o->process, TICK_MS * SIM_MS, "owner tick", tick, NULL, o);
+    return o;
+}
+
+static void drop_all(struct owner *o)
+{
+    for (uint32_t i = 0; i < o->holding_count; i++)
+        holding_deinit(&o->holdings[i]);
+    mem_free(o->holdings);
+    o->holdings = NULL;
+    o->holding_count = 0;
+}
+
+void owner_destroy(struct owner *o)
+{
+    if (o == NULL)
+        return;
+    while (o->first != NULL) {
+        struct item *next = o->first->next;
+        rpc_call_fail(o->first->call, RPC_UNAVAILABLE, "this server is leaving");
+        mem_free(o->first);
+        o->first = next;
+    }
+    drop_all(o);
+    directive_unref(o->next);
+    directive_unref(o->directive);
+    mem_free(o);
+}
+
+enum err owner_request(struct owner *o, enum request_kind kind, uint32_t shard,
+                       struct rpc_call *call)
+{
+    if (o->queued == QUEUE_MAX)
+        return err_set(ERR_LIMIT, "the owner's queue is full");
+    struct item *item = must_alloc(sizeof *item);
+    *item = (struct item){.kind = kind, .shard = shard, .call = call};
+    *o->last = item;
+    o->last = &item->next;
+    o->queued++;
+    wake(o);
+    return ERR_NONE;
+}
+
+void owner_direct(struct owner *o, struct directive *d)
+{
+    directive_unref(o->next);
+    o->next = directive_ref(d);
+    wake(o);
+}
+
+void owner_set_orphaned(struct owner *o, bool orphaned)
+{
+    o->orphaned = orphaned;
+}
+
+uint64_t owner_busy_ms(const struct owner *o)
+{
+    (void)o; /* an event takes no time */
+    return 0;
+}
+
+static void set_paused(struct owner *o)
+{
+    bool paused = o->orphaned || (o->directive != NULL && o->directive->orders->pause);
+    for (uint32_t i = 0; i < o->holding_count; i++)
+        if (o->holdings[i].shard != NULL)
+            shard_set_paused(o->holdings[i].shard, paused);
+}
+
+/* ---- answers ---- */
+
+static void reply_packed(struct rpc_call *call, const ProtobufCMessage *m)
+{
+    size_t size = protobuf_c_message_get_packed_size(m);
+    uint8_t *bytes = must_alloc(size + 1);
+    protobuf_c_message_pack(m, bytes);
+    struct chain reply = {0};
+    chain_append_copy(&reply, bytes, size);
+    mem_free(bytes);
+    rpc_call_reply(call, &reply);
+}
+
+void owner_answer(enum request_kind kind, struct rpc_call *call,
+                  Paramd__PushPullReply__Status status, const char *text)
+{
+    if (kind == REQUEST_PUSH_PULL) {
+        Paramd__PushPullReply r = PARAMD__PUSH_PULL_REPLY__INIT;
+        r.status = status;
+        r.message = (char *)text;
+        reply_packed(call, &r.base);
+    } else if (kind == REQUEST_RESUME) {
+        Paramd__ResumeReply r = PARAMD__RESUME_REPLY__INIT;
+        r.status = status;
+        r.message = (char *)text;
+        reply_packed(call, &r.base);
+    } else {
+        Paramd__ReadReply r = PARAMD__READ_REPLY__INIT;
+        r.status = status;
+        r.message = (char *)text;
+        reply_packed(call, &r.base);
+    }
+}
+
+static void send_reply(void *context, enum err code, struct chain *reply)
+{
+    struct rpc_call *call = context;
+    if (code == ERR_NONE)
+        rpc_call_reply(call, reply);
+    else
+        rpc_call_fail(call, code == ERR_MEMORY ? RPC_BUSY : RPC_INVALID, err_text());
+}
+
+/* ---- the turns ---- */
+
+static struct holding *find_holding(struct owner *o, uint32_t shard)
+{
+    for (uint32_t i = 0; i < o->holding_count; i++)
+        if (o->holdings[i].place.shard == shard)
+            return &o->holdings[i];
+    return NULL;
+}
+
+static void serve(struct owner *o, struct item *item, uint64_t now)
+{
+    struct holding *h = find_holding(o, item->shard);
+    if (h == NULL || h->shard == NULL) {
+        owner_answer(item->kind, item->call, PARAMD__PUSH_PULL_REPLY__STATUS__NOT_FORMED,
+                     "the shard is not formed here");
+        return;
+    }
+    struct chain request = {0};
+    const struct chain *received = rpc_call_request(item->call);
+    chain_share(&request, received, 0, received->size);
+    oracle_before_request(h->shard, received, item->kind == REQUEST_PUSH_PULL);
+    switch (item->kind) {
+    case REQUEST_PUSH_PULL:
+        shard_push_pull(h->shard, &request, send_reply, item->call, now);
+        break;
+    case REQUEST_RESUME:
+        shard_resume(h->shard, &request, send_reply, item->call);
+        break;
+    case REQUEST_READ:
+        shard_read(h->shard, &request, send_reply, item->call);
+        break;
+    }
+    chain_deinit(&request);
+    oracle_after_request(h->shard);
+    holding_begin_due(h, now);
+}
+
+static void take_formation(struct owner *o, struct formation *f)
+{
+    drop_all(o);
+    if (f == NULL)
+        return;
+    o->holdings = must_alloc((f->shard_count + 1) * sizeof *o->holdings);
+    for (uint32_t i = o->number; i < f->shard_count; i += o->count)
+        holding_init(&o->holdings[o->holding_count++], f, i, o->board);
+}
+
+static void form(struct owner *o, struct holding *h, uint64_t now)
+{
+    bool was = h->shard != NULL;
+    holding_form(h, now);
+    if (was || h->shard == NULL)
+        return;
+    sim.count.restores += h->formation->restore[0] != '\0';
+    oracle_restored(o->process, h->formation->generation, h->formation->restore);
+}
+
+static void take_directive(struct owner *o, uint64_t now)
+{
+    struct directive *d = o->next;
+    o->next = NULL;
+    if (d == NULL)
+        return;
+    struct formation *before = o->directive != NULL ? o->directive->formation : NULL;
+    if (d->formation != before)
+        take_formation(o, d->formation);
+    directive_unref(o->directive);
+    o->directive = d;
+    for (uint32_t i = 0; d->formation != NULL && i < o->holding_count; i++) {
+        form(o, &o->holdings[i], now);
+        holding_follow(&o->holdings[i], d->orders->server, now);
+    }
+    set_paused(o);
+}
+
+static void work_soon(struct owner *o, uint64_t delay_us)
+{
+    if (o->working)
+        return;
+    o->working = true;
+    sim_after(o->process, delay_us, "snapshot", work, NULL, o);
+}
+
+static void work(void *context)
+{
+    struct owner *o = context;
+    uint64_t next_us = 0;
+    o->working = false;
+    for (uint32_t i = 0; i < o->holding_count; i++) {
+        uint32_t armed = o->holdings[i].snapshot != NULL;
+        enum snapshot_work left = holding_work(&o->holdings[i], SLICE_NS, sim.now_us / 1000);
+        sim.count.snapshots += armed && o->holdings[i].snapshot == NULL;
+        if (left == SNAPSHOT_MORE)
+            next_us = 1000;
+        else if (left == SNAPSHOT_WRITING && next_us == 0)
+            next_us = POLL_MS * SIM_MS;
+    }
+    if (next_us > 0)
+        work_soon(o, next_us);
+}
+
+static void turn(void *context)
+{
+    struct owner *o = context;
+    uint64_t now = sim.now_us / 1000;
+    o->awake = false;
+    take_directive(o, now);
+    while (o->first != NULL) {
+        struct item *item = o->first;
+        o->first = item->next;
+        if (o->first == NULL)
+            o->last = &o->first;
+        o->queued--;
+        serve(o, item, now);
+        mem_free(item);
+    }
+    for (uint32_t i = 0; i < o->holding_count; i++)
+        if (o->holdings[i].snapshot != NULL)
+            work_soon(o, sim_between(50, 1500));
+}
+
+static void wake(struct owner *o)
+{
+    if (o->awake)
+        return;
+    o->awake = true;
+    sim_after(o->process, sim_between(5, 200), "owner", turn, NULL, o);
+}
+
+static void tick(void *context)
+{
+    struct owner *o = context;
+    uint64_t now = sim.now_us / 1000;
+    for (uint32_t i = 0; i < o->holding_count; i++) {
+        struct holding *h = &o->holdings[i];
+        bool formed = h->shard != NULL;
+        form(o, h, now);
+        if (h->shard == NULL)
+            continue;
+        if (!formed)
+            holding_follow(h, o->directive->orders->server, now);
+        shard_tick(h->shard, now);
+        board_size(&h->place, shard_rows(h->shard), shard_memory(h->shard));
+        if (h->snapshot != NULL)
+            work_soon(o, 0);
+    }
+    set_paused(o);
+    sim_after(o->process, TICK_MS * SIM_MS, "owner tick", tick, NULL, o);
+}
