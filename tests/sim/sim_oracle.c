@@ -240,6 +240,10 @@ void oracle_record(const char *path, const char *text, uint64_t term)
         sim_violation("the recorded verdict went from step %llu to %llu",
                       (unsigned long long)recorded.verdict_step, (unsigned long long)verdict);
     sim.count.recoveries += recorded.generation > 0 && !same;
+    if (!same) {
+        memset(recorded.lease, 0, sizeof recorded.lease);
+        memset(recorded.worker, 0, sizeof recorded.worker);
+    }
     check_hosts(o, same);
     recorded.term = term;
     recorded.generation = generation;

@@ -61,7 +61,7 @@ static void make_job(struct plan *p)
         "train: {batch_size: %u, epochs: %u, ranks: %u, drain_every: %u, consistency: %s%s}\n"
         "eval: {metrics: [log_loss], every: %s, progressive: %s}\n"
         "%s"
-        "checkpoint: {uri: \"file:c\", every_steps: %u, keep: %u}\n"
+        "checkpoint: {uri: \"file:c\", every_steps: %u, keep: %u, memory: 8GiB}\n"
         "resources: {servers: %u, workers: %u, shards: %u}\n",
         linear, embedding, p->batch_size, p->epochs, p->ranks, p->drain_every, mode, depth,
         p->eval_every > 0 ? every : "epoch", p->progressive ? "true" : "false", early,

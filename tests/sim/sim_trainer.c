@@ -306,7 +306,7 @@ static void sleep_until_due(struct sim_worker *w)
     const struct exchange *x = w->trainer.exchange;
     uint64_t now_ms = sim.now_us / 1000, wait_ms = LOOK_MS;
     for (uint32_t i = 0; i < x->rank_count; i++) {
-        if (!x->ranks[i].has_begun && w->trainer.phase != TRAINER_RESUMES)
+        if (!x->ranks[i].has_begun && session_state(x->ranks[i].session) != SESSION_RESUMING)
             continue;
         uint64_t due_ms = session_due_ms(x->ranks[i].session);
         uint64_t left_ms = due_ms > now_ms ? due_ms - now_ms : 0;
