@@ -93,14 +93,15 @@ static void take_down(struct process *p)
     sim.here = p;
     storage_is_dead = true;
     stub_threads_crash(p);
-    member_end(p->member);
+    struct sim_member *member = p->member;
+    p->member = NULL; /* nobody pokes it any more */
+    member_end(member);
     if (p->is_server) {
         leader_end(p->leader);
         server_end(p->server);
     } else {
         worker_end(p->worker);
     }
-    p->member = NULL;
     p->leader = NULL;
     p->server = NULL;
     p->worker = NULL;
