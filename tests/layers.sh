@@ -14,7 +14,7 @@ tables() {
     cat <<'TABLE'
 # level LEVEL FILES         without extension; * stands for anything; the first row that fits counts
 level 0 common/check common/err common/log common/mem common/clock common/str common/rng common/crc
-level 0 common/limits common/buf common/fmath
+level 0 common/limits common/buf common/fmath common/plant
 level 1 common/conf* common/queue common/pool common/loop common/metrics common/json* common/hash
 level 1 common/sha256 common/ring proto/*.pb-c
 level 2 common/wire* common/schema* common/layout* common/steps* common/checkpoint* common/publish*
@@ -34,7 +34,7 @@ pure worker/sampler* worker/session*
 
 # base FILES                their headers are as pure, what is behind them need not be
 base common/buf common/str common/err common/check common/mem common/rng common/crc common/limits
-base common/fmath common/ring common/json* common/hash common/conf common/sha256 proto/*.pb-c
+base common/fmath common/plant common/ring common/json* common/hash common/conf common/sha256 proto/*.pb-c
 
 # plain HEADERS             C's own, open to pure files
 plain assert.h ctype.h errno.h float.h inttypes.h limits.h math.h stdalign.h stdarg.h stdbool.h

@@ -73,14 +73,16 @@ void plan_make(uint64_t seed, struct plan *out);
 /* ---- statistics: every kind must occur ---- */
 
 #define SIM_COUNTERS(X)                                                                            \
-    X(seeds) X(events) X(steps) X(messages) X(lost) X(doubled) X(resets) X(late) X(deadlines)      \
-    X(crashes) X(restarts) X(pauses) X(zombies) X(partitions) X(registry_outages)                 \
-    X(registry_lost_replies) X(expired_sessions) X(elections) X(deposed) X(fenced)                 \
-    X(store_failures) X(store_outages) X(store_lost_replies) X(damaged) X(damaged_refused)         \
-    X(snapshots) X(torn_snapshots) X(published) X(retained) X(removed) X(records)                  \
-    X(restores) X(recoveries) X(moved_ranks) X(resumed_ranks) X(replaced) X(not_formed)            \
-    X(duplicates) X(evaluations) X(stopped_early) X(stops) X(checkpoints_now) X(drains)            \
-    X(takeovers) X(whole_cluster)
+    X(seeds)                                                                                       \
+    X(events) X(steps) X(messages) X(lost) X(doubled) X(resets) X(late) X(deadlines) X(crashes)    \
+        X(restarts) X(pauses) X(zombies) X(partitions) X(registry_outages)                         \
+            X(registry_lost_replies) X(expired_sessions) X(elections) X(deposed) X(fenced)         \
+                X(store_failures) X(store_outages) X(store_lost_replies) X(damaged)                \
+                    X(damaged_refused) X(snapshots) X(torn_snapshots) X(published) X(retained)     \
+                        X(removed) X(records) X(restores) X(recoveries) X(moved_ranks)             \
+                            X(resumed_ranks) X(replaced) X(not_formed) X(duplicates)               \
+                                X(evaluations) X(stopped_early) X(stops) X(checkpoints_now)        \
+                                    X(drains) X(takeovers) X(whole_cluster)
 
 struct counters {
 #define COUNTER(name) uint64_t name;

@@ -78,8 +78,7 @@ static void take_blocks(struct evaluation_task *t, const struct reading *r,
     }
 }
 
-static void arrived(void *context, enum rpc_status status, const char *message,
-                    struct chain *reply)
+static void arrived(void *context, enum rpc_status status, const char *message, struct chain *reply)
 {
     struct reading r = *(struct reading *)context;
     struct evaluation_task *t = &r.worker->task;
@@ -136,8 +135,7 @@ static void send_read(struct sim_worker *w, const struct reading *what, const ui
     wire_encode(&q.base, &payload, &request);
     struct reading *r = must_alloc(sizeof *r);
     *r = *what;
-    struct rpc_call_options options = {.method = WIRE_READ,
-                                       .timeout_ms = sim.plan.call_timeout_ms};
+    struct rpc_call_options options = {.method = WIRE_READ, .timeout_ms = sim.plan.call_timeout_ms};
     rpc_channel_call(w->channels[what->shard], &options, &request, arrived, r);
 }
 

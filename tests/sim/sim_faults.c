@@ -25,8 +25,8 @@ static void crash(struct process *p)
     if (p == NULL || !p->is_up)
         return;
     process_crash(p);
-    process_want(p, sim_chance(300) ? sim_between(1, 100) * SIM_MS
-                                    : sim_between(100, 6000) * SIM_MS);
+    process_want(p,
+                 sim_chance(300) ? sim_between(1, 100) * SIM_MS : sim_between(100, 6000) * SIM_MS);
 }
 
 static void crash_all(void)

@@ -1,8 +1,8 @@
 #include <string.h>
 
 #include "common/check.h"
-#include "common/member.h"
 #include "common/mem.h"
+#include "common/member.h"
 #include "common/storage.h"
 #include "server/coordinator.h"
 #include "server/snapshot.h"
@@ -90,7 +90,8 @@ static void answer_parked(struct sim_leader *l, const char *member)
         bool gone = rpc_call_is_cancelled(p->call);
         if (!gone)
             coordinator_heard(l->machine, p->member, sim.now_us / 1000);
-        if (known && version == p->version && sim.now_us - p->since_us < PARK_MS * SIM_MS && !replaced && !gone) {
+        if (known && version == p->version && sim.now_us - p->since_us < PARK_MS * SIM_MS &&
+            !replaced && !gone) {
             at = &p->next;
             continue;
         }
@@ -313,8 +314,7 @@ static void watch(struct sim_leader *l, const char *id)
 
 static void exchange(struct sim_leader *l, struct rpc_call *call, const uint8_t *bytes, size_t size)
 {
-    Paramd__Control__MemberState *state =
-        paramd__control__member_state__unpack(NULL, size, bytes);
+    Paramd__Control__MemberState *state = paramd__control__member_state__unpack(NULL, size, bytes);
     CHECK(state != NULL && strlen(state->member) < sizeof l->parked->member);
     struct parked *p = must_alloc(sizeof *p);
     strcpy(p->member, state->member);
@@ -347,8 +347,7 @@ static void pack(const ProtobufCMessage *m, struct str *out)
 
 static void submit(struct sim_leader *l, const uint8_t *bytes, size_t size, struct str *out)
 {
-    Paramd__Control__SubmitRequest *q =
-        paramd__control__submit_request__unpack(NULL, size, bytes);
+    Paramd__Control__SubmitRequest *q = paramd__control__submit_request__unpack(NULL, size, bytes);
     Paramd__Control__SubmitReply r = PARAMD__CONTROL__SUBMIT_REPLY__INIT;
     const char *job = "";
     CHECK(q != NULL);
@@ -370,8 +369,7 @@ static void stop(struct sim_leader *l, const uint8_t *bytes, size_t size, struct
     paramd__control__stop_request__free_unpacked(q, NULL);
 }
 
-static void checkpoint_now(struct sim_leader *l, const uint8_t *bytes, size_t size,
-                           struct str *out)
+static void checkpoint_now(struct sim_leader *l, const uint8_t *bytes, size_t size, struct str *out)
 {
     Paramd__Control__CheckpointNowRequest *q =
         paramd__control__checkpoint_now_request__unpack(NULL, size, bytes);

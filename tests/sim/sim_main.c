@@ -112,8 +112,7 @@ static bool run_parts(const struct options *o, struct result *r)
         whole &= got;
         if (!got)
             continue;
-        if (one.violations > 0 &&
-            (r->violations == 0 || one.first_violation < r->first_violation))
+        if (one.violations > 0 && (r->violations == 0 || one.first_violation < r->first_violation))
             r->first_violation = one.first_violation;
         r->violations += one.violations;
         r->hash ^= one.hash;
@@ -205,7 +204,8 @@ int main(int argc, char **argv)
     else
         whole = run_parts(&o, &r);
     clock_gettime(CLOCK_MONOTONIC, &end);
-    double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    double seconds =
+        (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
     if (plant_now != 0) {
         printf("%s: %s%" PRIu64 "\n", plant_names[plant_now],
                r.violations > 0 ? "found at seed " : "not found up to seed ",

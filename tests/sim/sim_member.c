@@ -1,8 +1,8 @@
 #include <string.h>
 
 #include "common/check.h"
-#include "common/member.h"
 #include "common/mem.h"
+#include "common/member.h"
 #include "tests/sim/sim_parts.h"
 
 /*

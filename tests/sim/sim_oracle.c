@@ -118,8 +118,8 @@ void oracle_published(struct process *p, uint64_t term, const char *directory,
     (void)term;
     checkpoint_manifest_write(m, &text);
     if (known != NULL) {
-        bool same = text.size == known->text.size &&
-                    memcmp(text.data, known->text.data, text.size) == 0;
+        bool same =
+            text.size == known->text.size && memcmp(text.data, known->text.data, text.size) == 0;
         str_deinit(&text);
         if (!same)
             sim_violation("%s was published twice with different manifests", directory);
@@ -249,7 +249,8 @@ void oracle_record(const char *path, const char *text, uint64_t term)
     recorded.generation = generation;
     recorded.verdict_step = verdict;
     const char *checkpoint = json_as_text(json_get(o, "checkpoint"));
-    struct published *p = checkpoint != NULL && checkpoint[0] != '\0' ? find_name(checkpoint) : NULL;
+    struct published *p =
+        checkpoint != NULL && checkpoint[0] != '\0' ? find_name(checkpoint) : NULL;
     if (p != NULL)
         p->acknowledged = true;
     json_destroy(o);
@@ -263,8 +264,7 @@ void oracle_orders(struct process *p, const Paramd__Control__MemberOrders *o)
         return;
     if (o->generation > recorded.generation) {
         sim_violation("%s is ordered into generation %llu, the record has %llu", p->name,
-                      (unsigned long long)o->generation,
-                      (unsigned long long)recorded.generation);
+                      (unsigned long long)o->generation, (unsigned long long)recorded.generation);
         return;
     }
     const Paramd__Control__ServerOrders *s = o->server;
@@ -305,8 +305,7 @@ void oracle_before_request(struct shard *s, const struct chain *request, bool is
     before.version = s->consistency.version;
     before.held = s->held_bytes;
     CHECK(q->rank < s->consistency.rank_count);
-    memcpy(before.ranks, s->consistency.ranks,
-           s->consistency.rank_count * sizeof before.ranks[0]);
+    memcpy(before.ranks, s->consistency.ranks, s->consistency.rank_count * sizeof before.ranks[0]);
     sim.count.duplicates += !q->header_only && q->seq <= before.ranks[q->rank].received &&
                             q->seq > s->consistency.begun_at;
     wire_message_deinit(&m);
@@ -329,8 +328,7 @@ void oracle_after_request(struct shard *s)
         if (c->ranks[r].received < before.ranks[r].received ||
             c->ranks[r].applied < before.ranks[r].applied ||
             c->ranks[r].acked < before.ranks[r].acked ||
-            c->ranks[r].lease < before.ranks[r].lease ||
-            c->ranks[r].applied > c->ranks[r].received)
+            c->ranks[r].lease < before.ranks[r].lease || c->ranks[r].applied > c->ranks[r].received)
             sim_violation("shard %u: what it knows of rank %u went back", s->options.index, r);
     if (c->version < before.version)
         sim_violation("shard %u: its version went back", s->options.index);

@@ -27,11 +27,11 @@ struct process {
     bool is_server, is_up;
     bool wants_to_leave; /* SIGTERM: it asks the leader to let it go */
     bool is_leaving;     /* it goes */
-    char name[16]; /* also its address, which a restart keeps */
-    uint32_t life; /* changes at every crash and every start */
+    char name[16];       /* also its address, which a restart keeps */
+    uint32_t life;       /* changes at every crash and every start */
     uint64_t frozen_until_us;
     uint64_t wanted_us; /* when it is to be started again; 0: it is not */
-    uint32_t cut; /* bit set of process numbers that its messages do not reach */
+    uint32_t cut;       /* bit set of process numbers that its messages do not reach */
     bool cut_registry;
     struct sim_member *member;
     struct sim_leader *leader; /* a server's */
@@ -72,7 +72,7 @@ void stub_threads_end(void);
 /* ---- sim_storage.c ---- */
 void storage_begin(void);
 void storage_end(void);
-extern bool storage_is_dead;       /* the calling process has crashed: nothing happens any more */
+extern bool storage_is_dead; /* the calling process has crashed: nothing happens any more */
 void storage_set_away(bool away);
 bool storage_is_away(void);
 /* Crashes the calling process after so many more operations. */
@@ -103,8 +103,8 @@ bool registry_shows(const char *id);
 size_t registry_member_count(void);
 const char *registry_member_at(size_t i);
 void registry_set_away(bool away);
-void registry_for_each(const char *prefix, void (*see)(void *context, const char *path,
-                                                       const char *text),
+void registry_for_each(const char *prefix,
+                       void (*see)(void *context, const char *path, const char *text),
                        void *context);
 
 /* ---- sim_leader.c ---- */

@@ -69,8 +69,8 @@ static uint32_t examples_of(uint32_t rank, uint64_t step)
     const struct plan *p = &sim.plan;
     uint64_t owned = (uint64_t)p->train_examples * (rank + 1) / p->ranks -
                      (uint64_t)p->train_examples * rank / p->ranks;
-    uint64_t share = (uint64_t)p->batch_size * (rank + 1) / p->ranks -
-                     (uint64_t)p->batch_size * rank / p->ranks;
+    uint64_t share =
+        (uint64_t)p->batch_size * (rank + 1) / p->ranks - (uint64_t)p->batch_size * rank / p->ranks;
     uint64_t before = (step - 1) % steps.steps_per_epoch * share;
     if (owned <= before)
         return 0;
@@ -224,8 +224,8 @@ static void add(struct sums *s, uint32_t rank, uint64_t step)
     for (uint32_t i = 0; i < b.key_count; i++) {
         uint32_t k = index_of(b.keys[i]);
         for (uint32_t d = 0; d < SIM_DIM; d++)
-            s->rows[k][d] = s->any[k] ? s->rows[k][d] + gradients[i * SIM_DIM + d]
-                                      : gradients[i * SIM_DIM + d];
+            s->rows[k][d] =
+                s->any[k] ? s->rows[k][d] + gradients[i * SIM_DIM + d] : gradients[i * SIM_DIM + d];
         s->any[k] = true;
     }
     s->bias = s->any_bias ? s->bias + bias : bias;

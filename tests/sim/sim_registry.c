@@ -102,8 +102,8 @@ static void look_at_sessions(void *context)
 void registry_join_process(struct process *p)
 {
     struct session *s = session_of(p);
-    *s = (struct session){
-        .is_open = true, .lives = true, .renewed_us = sim.now_us, .life = p->life};
+    *s =
+        (struct session){.is_open = true, .lives = true, .renewed_us = sim.now_us, .life = p->life};
     snprintf(s->id, sizeof s->id, "%s.%u", p->name, ++registry.nonce);
     sim_after(p, timeout_us() / 4, "heartbeat", heartbeat, NULL, p);
 }

@@ -32,7 +32,7 @@ struct rpc_call {
     char method[40];
     struct chain request;
     uint64_t deadline_us;
-    bool is_ended, is_copy; /* the second of a doubled request */
+    bool is_ended, is_copy;      /* the second of a doubled request */
     struct rpc_call *next, **at; /* among all */
 };
 

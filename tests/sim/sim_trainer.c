@@ -180,8 +180,7 @@ static struct replica *pick(struct trainer *t)
     struct replica *behind = NULL;
     for (uint32_t i = 0; i < t->count; i++) {
         struct replica *r = &t->replicas[i];
-        if (r->is_over ||
-            exchange_next_step(t->exchange, r->index) > reference_steps()->last_step)
+        if (r->is_over || exchange_next_step(t->exchange, r->index) > reference_steps()->last_step)
             continue;
         if (behind == NULL || exchange_next_step(t->exchange, r->index) <
                                   exchange_next_step(t->exchange, behind->index))

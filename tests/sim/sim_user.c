@@ -2,8 +2,8 @@
 #include <string.h>
 
 #include "common/check.h"
-#include "common/member.h"
 #include "common/mem.h"
+#include "common/member.h"
 #include "tests/sim/sim_parts.h"
 
 /*

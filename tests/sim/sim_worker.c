@@ -339,8 +339,7 @@ void worker_describe(struct sim_worker *w, Paramd__Control__MemberState *state)
         o->evaluated_step = w->evaluated_step + 1;
         o->evaluated_part = w->evaluated_first;
         o->evaluated_part_count = w->evaluated_count;
-        o->evaluation =
-            (ProtobufCBinaryData){w->evaluation.size, (uint8_t *)w->evaluation.data};
+        o->evaluation = (ProtobufCBinaryData){w->evaluation.size, (uint8_t *)w->evaluation.data};
     }
     describe_ranks(w);
 }

@@ -18,13 +18,7 @@ enum trainer_phase {
     TRAINER_FINISHES,
     TRAINER_OVER
 };
-enum trainer_end {
-    END_NONE,
-    END_FINISHED,
-    END_NOT_FORMED,
-    END_RESOURCE,
-    END_BUG
-};
+enum trainer_end { END_NONE, END_FINISHED, END_NOT_FORMED, END_RESOURCE, END_BUG };
 
 struct replica {
     uint32_t rank, index;
@@ -51,7 +45,7 @@ struct evaluation_task {
     bool is_open;
     uint64_t step;
     uint32_t first, count, parts;
-    uint32_t left;   /* answers */
+    uint32_t left; /* answers */
     uint32_t serial;
     float rows[4][EVAL_KEYS * SIM_DIM], bias;
 };
@@ -59,7 +53,7 @@ struct evaluation_task {
 struct sim_worker {
     struct process *process;
     Paramd__Control__MemberOrders *orders;
-    uint32_t serial;   /* of what is adopted: events of before pass by */
+    uint32_t serial; /* of what is adopted: events of before pass by */
     bool stepping;
     /* the job, as adopted; "": none */
     char job[32];
