@@ -1,7 +1,7 @@
 # paramd: build, test, install.
 #
 #   make                 programs into build/
-#   make demo            installs what is missing (Debian, Ubuntu), builds, trains a small model
+#   make demo            installs what is missing (Debian, Ubuntu), builds, trains a small model and kills a server
 #   make test            the same, then all tests
 #   make BUILD=debug     into build/debug; likewise BUILD=asan, BUILD=tsan
 #   make ARCH=-march=native
@@ -208,7 +208,7 @@ test:
 	$(MAKE) run-test
 
 run-demo: all
-	$(B)/paramctl run -f conf/demo.yaml --fresh
+	deploy/demo.sh $(B)
 run-test: tests
 	tests/run.sh $(B)
 

@@ -299,10 +299,11 @@ void display_update(struct display *p, const Paramd__Control__StatusReply *s)
     uint64_t now = clock_ms();
 
     show_recovery(p, s, now);
-    /* A recovery takes back what came after its checkpoint. */
-    if (p->evals_shown > s->n_evals)
+    /* A recovery takes back what came after its checkpoint; a new leader first has to read it. */
+    bool runs = strcmp(s->state, "RUNNING") == 0;
+    if (runs && p->evals_shown > s->n_evals)
         p->evals_shown = s->n_evals;
-    if (p->warnings_shown > s->n_warnings)
+    if (runs && p->warnings_shown > s->n_warnings)
         p->warnings_shown = s->n_warnings;
     for (; p->evals_shown < s->n_evals; p->evals_shown++)
         show_eval(p, s->evals[p->evals_shown]);
