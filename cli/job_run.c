@@ -10,7 +10,7 @@
 
 #define COME_UP_MS         30000u
 #define CALL_MS            5000u
-#define FIRST_CALL_MS      500u /* doubled up to CALL_MS after a time-out: a death must be seen soon */
+#define FIRST_CALL_MS      500u /* doubled up to CALL_MS after a time-out */
 #define POLL_MS            100u
 #define SILENCE_MS         30000u /* no answer from a leader whose processes all live */
 #define INTERRUPT_GRACE_MS 30000u

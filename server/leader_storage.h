@@ -3,8 +3,8 @@
  * records.
  *
  * Threads  _do() from the coordinator's thread, which never waits: the queue takes what it can, and
- * an action that does not fit is answered ERR_UNAVAILABLE. What concerns the registry is done by one
- * thread, in order; what concerns the store by another.
+ * an action that does not fit is answered ERR_UNAVAILABLE. What concerns the registry is done by
+ * one thread, in order; what concerns the store by another.
  */
 #ifndef PARAMD_SERVER_LEADER_STORAGE_H
 #define PARAMD_SERVER_LEADER_STORAGE_H

@@ -106,8 +106,8 @@ static int configure(struct program *p)
     return -1;
 }
 
-/* In a cluster, the first one: hands its work over. On one machine whoever sends it wants the end of
- * all. */
+/* In a cluster, the first one: hands its work over. On one machine whoever sends it wants the end
+ * of all. */
 static void on_signal(void *context, int number)
 {
     struct program *p = context;
