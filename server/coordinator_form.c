@@ -56,8 +56,8 @@ enum err make_layout(struct job_run *j)
     return e;
 }
 
-/* Jobs that lost something come first, then those submitted earlier. One whose storage is away keeps
- * nobody waiting. */
+/* Jobs that lost something come first, then those submitted earlier. One whose storage is away
+ * keeps nobody waiting. */
 static const struct job_run *waits_before(const struct coordinator *c, const struct job_run *j)
 {
     bool earlier = true;

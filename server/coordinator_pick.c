@@ -124,6 +124,22 @@ static bool is_listed(const struct job_run *j, const char *name)
     return false;
 }
 
+/* A good one that came after it: then retention removed it, and only the record is behind. */
+static bool has_newer(const struct job_run *j, const char *name)
+{
+    uint64_t generation, step;
+    if (checkpoint_name_parse(name, &generation, &step) != ERR_NONE)
+        return false;
+    for (size_t i = 0; i < j->candidate_count; i++) {
+        const struct candidate *k = &j->candidates[i];
+        bool newer =
+            k->generation > generation || (k->generation == generation && k->step > step);
+        if (newer && k->committed && k->refused == NULL)
+            return true;
+    }
+    return false;
+}
+
 static void keep_listing(struct job_run *j, const struct coordinator_result *r)
 {
     j->candidates = must_alloc((r->listing_count + 1) * sizeof *j->candidates);
@@ -191,7 +207,8 @@ static void take_listing(struct coordinator *c, struct job_run *j,
     j->picked = j->candidate_count;
     if (j->fresh && !j->taken) {
         j->pick = PICK_DONE;
-    } else if (record.checkpoint[0] != '\0' && !is_listed(j, record.checkpoint)) {
+    } else if (record.checkpoint[0] != '\0' && !is_listed(j, record.checkpoint) &&
+               !has_newer(j, record.checkpoint)) {
         job_fail(
             c, j, now,
             "the registry names checkpoint %s of job '%s', but %s does not list it: look at its "

@@ -183,8 +183,19 @@ void record_note(struct coordinator *c, const struct job_run *j)
     act_record(c, j);
 }
 
+/* A later job has the name, and the record: writing the end of this one would undo that. */
+static bool is_superseded(struct coordinator *c, const struct job_run *j)
+{
+    return job_is_over(j) && job_find(c, j->name) != j;
+}
+
 void record_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
+    if (j->recording == RECORD_END && j->record_id == 0 && is_superseded(c, j)) {
+        j->recording = RECORD_NONE;
+        remember(c, j);
+        return;
+    }
     if (j->recording != RECORD_NONE && j->record_id == 0 && now >= j->record_retry_ms)
         record_begin(c, j, j->recording, now);
 }

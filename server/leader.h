@@ -4,7 +4,8 @@
  * Every server has one. It tries to lead every quarter of a second; while it leads, one thread runs
  * the coordinator, two do what it wants of the storage and the registry, one watches the registry
  * for members that are gone and for the leadership itself: once that is lost, the coordinator is
- * thrown away, and another one reads the records when it leads again. While it does not lead, calls are answered UNAVAILABLE, and the caller
+ * thrown away, and another one reads the records when it leads again. While it does not lead, calls
+ * are answered UNAVAILABLE, and the caller
  * asks the registry again.
  *
  * Threads  create, start, stop, destroy: the owner's thread. The handlers run on transport threads

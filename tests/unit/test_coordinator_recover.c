@@ -402,6 +402,28 @@ static void test_registry_away(void **state)
     model_deinit(&m);
 }
 
+/* The end of a job that could not be recorded must not overwrite what its successor recorded. */
+static void test_end_is_not_recorded_late(void **state)
+{
+    struct model m;
+    begin(&m, 2, 2);
+    m.registry_away = true;
+    Paramd__Control__StopRequest stop = PARAMD__CONTROL__STOP_REQUEST__INIT;
+    stop.job = (char *)"job";
+    stop.kill = true;
+    assert_int_equal(coordinator_stop(m.c, &stop, m.now), ERR_NONE);
+    model_turn(&m);
+    m.registry_away = false;
+    model_submit(&m, YAML, "auto");
+    assert_int_equal(m.generation_recorded, 2);
+    for (int i = 0; i < 30; i++) {
+        model_turn(&m);
+        assert_int_equal(m.generation_recorded, 2);
+    }
+    finish(&m, 2, 0);
+    model_deinit(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -421,6 +443,7 @@ int main(void)
         cmocka_unit_test(test_leases_survive),
         cmocka_unit_test(test_queue_and_past_survive),
         cmocka_unit_test(test_registry_away),
+        cmocka_unit_test(test_end_is_not_recorded_late),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
