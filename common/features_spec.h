@@ -57,9 +57,8 @@ struct features_spec {
 };
 
 /* `columns`: names that the files have (csv header; fixed for criteo, idx; "f0".. for libffm).
-   ERR_INPUT names the feature when a column is missing, ambiguous, declared twice, or a cross part is
-   not
-   there. */
+   ERR_INPUT names the feature when a column is missing, ambiguous, declared twice, or a cross part
+   is not there. */
 enum err features_spec_create(const struct job *j, const char *const *columns, size_t column_count,
                               struct features_spec **out) MUST_CHECK;
 void features_spec_destroy(struct features_spec *f);

@@ -335,9 +335,11 @@ void snap_result(struct coordinator *c, struct job_run *j, const struct coordina
     j->publish_id = 0;
     if (j->snap != SNAP_PUBLISHING)
         return;
-    if (r->code == ERR_NONE)
+    /* One of this generation and step can only be of these very shards: an earlier leader, or an
+     * earlier attempt whose answer was lost, committed it. Its files may have other names. */
+    if (r->code == ERR_NONE || r->code == ERR_EXISTS)
         published(c, j, now);
-    else if (r->code == ERR_EXISTS || r->code == ERR_REFUSED)
+    else if (r->code == ERR_REFUSED)
         job_fail(c, j, now, "checkpoint of step %llu: %s", (unsigned long long)j->snap_step,
                  r->text);
     else
