@@ -79,19 +79,24 @@ static void reply_orders(struct sim_leader *l, struct rpc_call *call, const char
     str_deinit(&packed);
 }
 
+/* Its orders are others now, it has waited long enough, or nobody waits for the answer. */
+static bool is_due(struct sim_leader *l, const struct parked *p)
+{
+    uint64_t version = 0;
+    if (rpc_call_is_cancelled(p->call))
+        return true;
+    bool known = coordinator_orders(l->machine, p->member, NULL, &version) == ERR_NONE;
+    coordinator_heard(l->machine, p->member, sim.now_us / 1000);
+    return !known || version != p->version || sim.now_us - p->since_us >= PARK_MS * SIM_MS;
+}
+
 static void answer_parked(struct sim_leader *l, const char *member)
 {
     struct parked **at = &l->parked;
     while (*at != NULL) {
         struct parked *p = *at;
-        uint64_t version = 0;
-        bool known = coordinator_orders(l->machine, p->member, NULL, &version) == ERR_NONE;
         bool replaced = member != NULL && strcmp(member, p->member) == 0;
-        bool gone = rpc_call_is_cancelled(p->call);
-        if (!gone)
-            coordinator_heard(l->machine, p->member, sim.now_us / 1000);
-        if (known && version == p->version && sim.now_us - p->since_us < PARK_MS * SIM_MS &&
-            !replaced && !gone) {
+        if (!is_due(l, p) && !replaced) {
             at = &p->next;
             continue;
         }
@@ -329,9 +334,13 @@ static void exchange(struct sim_leader *l, struct rpc_call *call, const uint8_t 
     }
     watch(l, p->member);
     turn(l, p->member);
+    if (is_due(l, p)) {
+        reply_orders(l, p->call, p->member);
+        mem_free(p);
+        return;
+    }
     p->next = l->parked;
     l->parked = p;
-    answer_parked(l, NULL);
 }
 
 /* ---- paramctl ---- */

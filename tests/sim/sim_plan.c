@@ -22,11 +22,11 @@ static void make_job(struct plan *p)
                                        : CONSISTENCY_ASP;
     p->depth = p->consistency == CONSISTENCY_BSP ? (uint32_t)sim_below(3) : 0;
     p->epochs = (uint32_t)sim_between(1, 3);
-    p->steps_per_epoch = (uint32_t)sim_between(5, 45 / p->epochs);
+    p->steps_per_epoch = (uint32_t)sim_between(4, 36 / p->epochs);
     p->batch_size = p->ranks * (uint32_t)sim_between(1, 2);
     p->train_examples = p->steps_per_epoch * p->batch_size - (uint32_t)sim_below(p->batch_size);
     p->drain_every = (uint32_t)sim_between(2, 9);
-    p->checkpoint_every = (uint32_t)sim_between(2, 14);
+    p->checkpoint_every = (uint32_t)sim_between(2, 16);
     p->keep = (uint32_t)sim_between(1, 3);
     p->eval_examples = sim_chance(500) ? 8 : 0;
     p->eval_every = sim_chance(500) ? (uint32_t)sim_between(4, 15) : 0;
