@@ -99,7 +99,7 @@ LIBS_TEST := $(or $(call pkg_config,--libs cmocka),-lcmocka)
 
 # Inner loops: optimized harder, and their scratch arrays are not cleared.
 HOT_C := $(wildcard worker/compute_*.c worker/kernel*.c server/table*.c server/optimizer*.c \
-         server/dense.c server/shard_apply.c common/wire.c common/rng.c)
+         server/dense.c server/shard_apply.c common/wire.c common/rng.c common/evaluation.c)
 
 # ---- rules ----
 

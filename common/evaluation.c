@@ -13,6 +13,8 @@
 #define WEIGHT_UNIT  0x1p24
 #define WEIGHT_MAX   0x1p38
 
+#define JUDGED_AT_ONCE 64u
+
 static bool asks(const struct evaluation *e, uint32_t kinds)
 {
     return (e->metrics & kinds) != 0;
@@ -89,7 +91,9 @@ static __int128 to_fixed(double term)
     if (term < -SUM_TERM_MAX)
         term = -SUM_TERM_MAX;
     double scaled = term * SUM_UNIT;
-    return (__int128)(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
+    scaled = scaled < 0 ? scaled - 0.5 : scaled + 0.5;
+    /* Nearly all fit into 64 bits, and that conversion is an instruction, not a call. */
+    return scaled > -0x1p62 && scaled < 0x1p62 ? (int64_t)scaled : (__int128)scaled;
 }
 
 static uint64_t to_weight(float weight)
@@ -181,54 +185,73 @@ static enum err check_examples(const struct evaluation *e, const float *labels,
     return ERR_NONE;
 }
 
-/* loss, and prediction and whether it is right where that has a meaning */
-struct outcome {
-    double loss;
-    double prediction;
-    bool correct;
+/* Of so many examples at a time: loss, and prediction and whether it is right where that has a
+ * meaning. */
+struct outcomes {
+    double loss[JUDGED_AT_ONCE], prediction[JUDGED_AT_ONCE];
+    bool correct[JUDGED_AT_ONCE];
 };
 
-static struct outcome judge(const struct evaluation *e, const float *logits, float label)
+/* Loops that become vector instructions; an example's result does not depend on its neighbours. */
+static void judge_logistic(const struct evaluation *e, const float *restrict logits,
+                           const float *restrict labels, uint32_t n, struct outcomes *restrict o)
 {
-    struct outcome o = {0};
-    double z = (double)logits[0];
-    switch (e->loss) {
-    case LOSS_LOGISTIC:
-        if (asks(e, 1u << METRIC_LOG_LOSS | 1u << METRIC_NE | 1u << METRIC_OBJECTIVE))
-            o.loss = fmath_logistic_loss(logits[0], label);
-        o.prediction = 1.0 / (1.0 + fmath_exp64(-z));
-        o.correct = (logits[0] > 0) == (label > 0.5f);
-        break;
-    case LOSS_SQUARED:
-        o.loss = fmath_squared_loss(logits[0], label);
-        o.prediction = z;
-        break;
-    case LOSS_SOFTMAX: {
-        uint32_t class_index = (uint32_t)label, best = 0;
-        for (uint32_t j = 1; j < e->output_width; j++)
-            best = logits[j] > logits[best] ? j : best;
-        o.loss = fmath_softmax_loss(logits, e->output_width, class_index);
-        o.correct = best == class_index;
-        break;
-    }
-    }
-    return o;
+    bool with_loss = asks(e, 1u << METRIC_LOG_LOSS | 1u << METRIC_NE | 1u << METRIC_OBJECTIVE);
+    for (uint32_t i = 0; i < n; i++)
+        o->prediction[i] = 1.0 / (1.0 + fmath_exp64(-(double)logits[i]));
+    for (uint32_t i = 0; i < n; i++)
+        o->correct[i] = (logits[i] > 0) == (labels[i] > 0.5f);
+    for (uint32_t i = 0; i < n; i++)
+        o->loss[i] = with_loss ? fmath_logistic_loss(logits[i], labels[i]) : 0;
 }
 
-static void add_sums(struct evaluation *e, const float *logits, float label, float weight)
+static void judge_squared(const float *logits, const float *labels, uint32_t n, struct outcomes *o)
 {
-    struct outcome o = judge(e, logits, label);
+    for (uint32_t i = 0; i < n; i++) {
+        o->loss[i] = fmath_squared_loss(logits[i], labels[i]);
+        o->prediction[i] = (double)logits[i];
+        o->correct[i] = false;
+    }
+}
+
+static void judge_softmax(const float *logits, uint32_t width, const float *labels, uint32_t n,
+                          struct outcomes *o)
+{
+    for (uint32_t i = 0; i < n; i++, logits += width) {
+        uint32_t class_index = (uint32_t)labels[i], best = 0;
+        for (uint32_t j = 1; j < width; j++)
+            best = logits[j] > logits[best] ? j : best;
+        o->loss[i] = fmath_softmax_loss(logits, width, class_index);
+        o->prediction[i] = 0;
+        o->correct[i] = best == class_index;
+    }
+}
+
+static void judge(const struct evaluation *e, const float *logits, const float *labels, uint32_t n,
+                  struct outcomes *out)
+{
+    if (e->loss == LOSS_LOGISTIC)
+        judge_logistic(e, logits, labels, n, out);
+    else if (e->loss == LOSS_SQUARED)
+        judge_squared(logits, labels, n, out);
+    else
+        judge_softmax(logits, e->output_width, labels, n, out);
+}
+
+static void add_sums(struct evaluation *e, const struct outcomes *o, uint32_t i, float label,
+                     float weight)
+{
     double w = (double)weight, y = (double)label;
-    double error = o.prediction - y;
+    double error = o->prediction[i] - y;
     sum_add(&e->sums[SUM_WEIGHT], to_fixed(w));
-    sum_add(&e->sums[SUM_LOSS], to_fixed(w * o.loss));
-    if (o.correct)
+    sum_add(&e->sums[SUM_LOSS], to_fixed(w * o->loss[i]));
+    if (o->correct[i])
         sum_add(&e->sums[SUM_CORRECT], to_fixed(w));
     if (e->loss == LOSS_SOFTMAX)
         return;
     sum_add(&e->sums[SUM_SQUARE], to_fixed(w * (error * error)));
     sum_add(&e->sums[SUM_ABSOLUTE], to_fixed(w * (error < 0 ? -error : error)));
-    sum_add(&e->sums[SUM_PREDICTION], to_fixed(w * o.prediction));
+    sum_add(&e->sums[SUM_PREDICTION], to_fixed(w * o->prediction[i]));
     sum_add(&e->sums[SUM_LABEL], to_fixed(w * y));
 }
 
@@ -240,14 +263,30 @@ static bool are_numbers(const float *logits, uint32_t width)
     return good;
 }
 
-enum err evaluation_add(struct evaluation *e, const float *logits, const float *labels,
-                        const float *weights, const uint64_t *groups, uint32_t n)
+/* The example's place in the histograms. */
+static void add_bin(struct evaluation *e, float logit, float label, float weight,
+                    const uint64_t *group)
 {
-    enum err err = check_examples(e, labels, weights, n);
-    if (err == ERR_NONE && e->gauc != NULL && groups != NULL)
-        err = gauc_reserve(e->gauc, n);
-    if (err != ERR_NONE)
-        return err;
+    uint32_t bin = bin_of(logit);
+    bool positive = label > 0.5f;
+    uint64_t units = to_weight(weight);
+    if (e->bins != NULL) {
+        uint64_t *sum = positive ? &e->bins[bin].positive : &e->bins[bin].negative;
+        *sum = saturating_add(*sum, units);
+    }
+    if (e->gauc != NULL && group != NULL) {
+        struct gauc_entry entry = {*group, bin * 2 + positive, 1, units};
+        gauc_append(e->gauc, &entry);
+    }
+}
+
+static void add_some(struct evaluation *e, const float *logits, const float *labels,
+                     const float *weights, const uint64_t *groups, uint32_t n)
+{
+    struct outcomes o;
+    for (uint32_t i = 0; e->bins != NULL && i < n; i++) /* there is one logit an example then */
+        __builtin_prefetch(&e->bins[bin_of(logits[i])], 1);
+    judge(e, logits, labels, n, &o);
     for (uint32_t i = 0; i < n; i++) {
         const float *z = logits + (size_t)i * e->output_width;
         e->examples++;
@@ -257,21 +296,24 @@ enum err evaluation_add(struct evaluation *e, const float *logits, const float *
             e->invalid = true;
             continue;
         }
-        add_sums(e, z, labels[i], weights[i]);
-        if (e->bins == NULL && e->gauc == NULL)
-            continue;
-        uint32_t bin = bin_of(*z);
-        bool positive = labels[i] > 0.5f;
-        uint64_t weight = to_weight(weights[i]);
-        if (e->bins != NULL) {
-            uint64_t *sum = positive ? &e->bins[bin].positive : &e->bins[bin].negative;
-            *sum = saturating_add(*sum, weight);
-        }
-        if (e->gauc != NULL && groups != NULL) {
-            struct gauc_entry entry = {groups[i], bin * 2 + positive, 1, weight};
-            gauc_append(e->gauc, &entry);
-        }
+        add_sums(e, &o, i, labels[i], weights[i]);
+        if (e->bins != NULL || e->gauc != NULL)
+            add_bin(e, *z, labels[i], weights[i], groups != NULL ? &groups[i] : NULL);
     }
+}
+
+enum err evaluation_add(struct evaluation *e, const float *logits, const float *labels,
+                        const float *weights, const uint64_t *groups, uint32_t n)
+{
+    enum err err = check_examples(e, labels, weights, n);
+    if (err == ERR_NONE && e->gauc != NULL && groups != NULL)
+        err = gauc_reserve(e->gauc, n);
+    if (err != ERR_NONE)
+        return err;
+    for (uint32_t at = 0; at < n; at += JUDGED_AT_ONCE)
+        add_some(e, logits + (size_t)at * e->output_width, labels + at, weights + at,
+                 groups != NULL ? groups + at : NULL,
+                 n - at < JUDGED_AT_ONCE ? n - at : JUDGED_AT_ONCE);
     return ERR_NONE;
 }
 
