@@ -485,7 +485,7 @@ static uint64_t checksum(const struct chain *c, size_t offset, Paramd__Block *co
         if (b->kind == PARAMD__BLOCK__KIND__ROWS || b->kind == PARAMD__BLOCK__KIND__DENSE)
             chain_share(&parts, c, offset + b->values_offset, values_size(b));
     }
-    uint64_t hash = hash64_chain(&parts, 0, parts.size, 0);
+    uint64_t hash = checksum64_chain(&parts, 0, parts.size);
     chain_deinit(&parts);
     return hash;
 }

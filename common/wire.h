@@ -77,7 +77,7 @@ struct wire_limits {
 enum err wire_check_blocks(const struct wire_message *m, Paramd__Block *const *blocks, size_t count,
                            const struct wire_limits *limits, bool pushing) MUST_CHECK;
 
-/* XXH64 (seed 0) over the payload bytes of the blocks, in their order: keys, then values. */
+/* XXH3 (64 bits) over the payload bytes of the blocks, in their order: keys, then values. */
 uint64_t wire_checksum(const struct wire_message *m, Paramd__Block *const *blocks, size_t count);
 uint64_t wire_checksum_payload(const struct wire_payload *p, Paramd__Block *const *blocks,
                                size_t count);
