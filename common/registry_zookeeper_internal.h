@@ -158,6 +158,7 @@ struct zk {
     int64_t seen_zxid;
     bool is_term_stale;
     struct link own_members, remains;
+    bool is_clearing; /* one of the remains is being removed */
     struct zk_members members;
     struct zk_leader leader;
     struct zk_candidate candidate;

@@ -116,6 +116,7 @@ static bool clear_remains(struct zk *z)
     uint64_t session = z->session->number;
     struct zk_request *q = NULL;
     ring_remove(&m->of_registry);
+    z->is_clearing = true;
     pthread_mutex_unlock(&z->mutex);
     bool is_gone =
         zk_ask_once(z, &(struct zk_ask){.kind = ZK_MULTI, .ops = m->ops, .op_count = m->op_count},
@@ -123,6 +124,7 @@ static bool clear_remains(struct zk *z)
         !zk_is_lost(q->rc);
     zk_request_free(q);
     pthread_mutex_lock(&z->mutex);
+    z->is_clearing = false;
     if (!is_gone && z->session != NULL && z->session->number == session)
         ring_push(&z->remains, &m->of_registry);
     else

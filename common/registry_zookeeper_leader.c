@@ -376,7 +376,7 @@ static enum err try_to_lead(struct zk *z, const char *record, uint64_t deadline)
     struct zk_candidate *c = &z->candidate;
     struct attempt a = {.zk = z, .deadline = deadline, .record = record};
     /* Nodes that we could not remove would stand in our own way. */
-    if (!has_news(z, &a.passes_by) || !ring_is_empty(&z->remains))
+    if (!has_news(z, &a.passes_by) || z->is_clearing || !ring_is_empty(&z->remains))
         return ERR_NONE;
     a.session = z->session->number;
     a.has_place = c->nonce[0] != '\0';

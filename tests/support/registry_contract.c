@@ -19,6 +19,9 @@
 #include "common/mem.h"
 
 #define CHILD_ARGUMENTS 4
+/* What a child is told to do. */
+#define PUT_ORDER   'p'
+#define LEADS_ORDER 'l'
 
 /* ---- helpers ---- */
 
@@ -115,8 +118,8 @@ bool registry_contract_is_child(int argc)
     return argc == CHILD_ARGUMENTS;
 }
 
-/* Says "x" when it has joined and leads; answers every byte that it reads with a letter that stands
-   for what registry_put_led() said. */
+/* Says "x" when it has joined and leads; answers every order with a letter for what
+   the registry said. */
 int registry_contract_child(char **argv)
 {
     struct registry *r;
@@ -133,8 +136,11 @@ int registry_contract_child(char **argv)
     }
     putchar('x');
     fflush(stdout);
-    while (getchar() != EOF) {
-        putchar('a' + (int)registry_put_led(r, "child", "c", 1, REGISTRY_ANY_VERSION, NULL));
+    for (int order; (order = getchar()) != EOF;) {
+        int answer = order == LEADS_ORDER
+                         ? registry_leads(r, NULL)
+                         : (int)registry_put_led(r, "child", "c", 1, REGISTRY_ANY_VERSION, NULL);
+        putchar('a' + answer);
         fflush(stdout);
     }
     registry_close(r);
@@ -166,13 +172,23 @@ void registry_child_start(const struct registry_contract *c, struct registry_chi
     assert_int_equal(fgetc(child->from), 'x');
 }
 
-enum err registry_child_put_led(struct registry_child *child)
+static int order_child(struct registry_child *child, char order)
 {
-    fputc('p', child->to);
+    fputc(order, child->to);
     fflush(child->to);
     int answer = fgetc(child->from);
     assert_true(answer >= 'a' && answer < 'a' + (int)ERR_COUNT);
-    return (enum err)(answer - 'a');
+    return answer - 'a';
+}
+
+enum err registry_child_put_led(struct registry_child *child)
+{
+    return (enum err)order_child(child, PUT_ORDER);
+}
+
+bool registry_child_leads(struct registry_child *child)
+{
+    return order_child(child, LEADS_ORDER) != 0;
 }
 
 void registry_child_kill(struct registry_child *child)

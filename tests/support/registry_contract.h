@@ -76,6 +76,7 @@ struct registry_child {
 void registry_child_start(const struct registry_contract *c, struct registry_child *child);
 /* Has it write record "child" as the leader; what registry_put_led() said. */
 enum err registry_child_put_led(struct registry_child *child);
+bool registry_child_leads(struct registry_child *child);
 void registry_child_kill(struct registry_child *child);
 
 bool registry_contract_is_child(int argc);

@@ -5,7 +5,8 @@
  * was deposed writes nothing, every call ends within its time, nothing is written twice, and a
  * registry that has lost what it held is refused by name.
  *
- * Method: a real server that is killed, paused, wiped and set back; a child process that is paused.
+ * Method: a real server that is killed, paused, wiped and set back; a child process that is paused
+ * or killed; a proxy that lets writes through and loses their answers.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +15,6 @@
 
 #include <cmocka.h>
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,8 @@
 
 #include "common/clock.h"
 #include "common/mem.h"
-#include "common/registry.h"
+#include "common/registry_zookeeper_internal.h"
+#include "tests/support/answer_loser.h"
 #include "tests/support/registry_contract.h"
 #include "tests/support/zookeeper_server.h"
 
@@ -159,6 +160,7 @@ static void test_paused_leader(void **state)
     char *id = must_strdup(entries[0].id);
     registry_entries_free(entries, count);
     assert_int_equal(registry_child_put_led(&child), ERR_NONE);
+    assert_true(registry_child_leads(&child));
 
     assert_int_equal(kill(child.pid, SIGSTOP), 0);
     assert_true(registry_await_lead(r, "r") > 1);
@@ -169,6 +171,7 @@ static void test_paused_leader(void **state)
     assert_true(e == ERR_REFUSED || e == ERR_UNAVAILABLE);
     registry_await_members(r, "server", 1);
     assert_int_equal(registry_child_put_led(&child), ERR_REFUSED);
+    assert_false(registry_child_leads(&child));
     char *text = read_text(r, "child");
     assert_string_equal(text, "mine");
     mem_free(text);
@@ -177,6 +180,25 @@ static void test_paused_leader(void **state)
     assert_string_equal(entries[0].record, "record");
     registry_entries_free(entries, count);
     mem_free(id);
+    registry_child_kill(&child);
+    registry_close(r);
+}
+
+/* Leadership goes with the session, also when nobody else took it. */
+static void test_paused_alone(void **state)
+{
+    const struct registry_contract contract = {.uri = uri, .session_ms = SHORT_MS};
+    struct registry *r = open_registry(SESSION_MS);
+    struct registry_child child;
+    registry_child_start(&contract, &child);
+    registry_await_members(r, "server", 1);
+    assert_int_equal(kill(child.pid, SIGSTOP), 0);
+    registry_await_members(r, "server", 0);
+    registry_await_no_leader(r);
+    assert_int_equal(kill(child.pid, SIGCONT), 0);
+    registry_await_members(r, "server", 1);
+    assert_false(registry_child_leads(&child));
+    assert_int_equal(registry_child_put_led(&child), ERR_REFUSED);
     registry_child_kill(&child);
     registry_close(r);
 }
@@ -289,67 +311,84 @@ static void test_set_back(void **state)
     registry_close(r);
 }
 
-/* What a thread that adds to a counter was told. */
-struct adder {
-    struct registry *registry;
-    int done, unknown;
-    _Atomic bool stop;
-    const char *complaint;
-};
-
-static void *add(void *context)
+/* Until it is connected and has nothing to tidy up: the next write is the one that a test makes. */
+static void await_settled(struct registry *r)
 {
-    struct adder *a = context;
-    while (!a->stop) {
-        void *data = NULL;
-        size_t size;
-        uint64_t version = 0;
-        char text[16];
-        enum err e = registry_get(a->registry, "counter", &data, &size, &version);
-        if (e == ERR_UNAVAILABLE)
-            continue;
-        if (e != ERR_NONE && e != ERR_NOT_FOUND)
-            a->complaint = "cannot read";
-        int length = snprintf(text, sizeof text, "%d", data != NULL ? atoi(data) + 1 : 1);
-        mem_free(data);
-        e = registry_put(a->registry, "counter", text, (size_t)length, version, NULL);
-        a->done += e == ERR_NONE;
-        a->unknown += e == ERR_UNAVAILABLE;
-        if (e != ERR_NONE && e != ERR_UNAVAILABLE && e != ERR_EXISTS)
-            a->complaint = "cannot write";
+    struct zk *z = (struct zk *)r;
+    bool is_settled = false;
+    for (uint64_t until = clock_ms() + REGISTRY_CONTRACT_WAIT_MS; !is_settled;) {
+        assert_true(clock_ms() < until);
+        pthread_mutex_lock(&z->mutex);
+        is_settled = zk_is_usable(z) && ring_is_empty(&z->remains) && !z->is_clearing;
+        pthread_mutex_unlock(&z->mutex);
+        clock_sleep_ms(5);
     }
-    return NULL;
 }
 
-/* Answers are lost with the server: a write is done once, or it is said that nobody knows. */
+/* Each write takes place, and its answer is lost with the connection: whoever made it finds out, and
+   does not make it twice. */
 static void test_lost_answers(void **state)
 {
-    struct adder a[2] = {{.registry = open_registry(SESSION_MS)},
-                         {.registry = open_registry(SESSION_MS)}};
-    pthread_t threads[2];
-    for (int i = 0; i < 2; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, add, &a[i]), 0);
-    for (int round = 0; round < 2; round++) {
-        clock_sleep_ms(150);
-        zookeeper_server_kill(&server);
-        zookeeper_server_start(&server);
-        registry_await_state(a[0].registry, REGISTRY_CONNECTED);
+    struct registry *other = open_registry(SESSION_MS), *r = NULL;
+    struct registry_member *m;
+    struct answer_loser loser;
+    char through[100];
+    const struct registry_options options = {.session_timeout_ms = SESSION_MS,
+                                             .call_timeout_ms = SLOW_MS};
+    answer_loser_start(&loser, server.port);
+    snprintf(through, sizeof through, "zk://127.0.0.1:%d%s", loser.port,
+             strchr(uri + strlen("zk://"), '/'));
+    assert_int_equal(registry_open_with(through, &options, &r), ERR_NONE);
+    int lost = 0;
+
+    for (uint64_t version = 0; version < 3; version++) {
+        char text = (char)('0' + version);
+        uint64_t found = 0;
+        answer_loser_arm(&loser);
+        assert_int_equal(registry_put(r, "a/b", &text, 1, version, &found), ERR_NONE);
+        assert_int_equal(found, version + 1);
+        assert_int_equal(loser.lost, ++lost);
     }
-    clock_sleep_ms(150);
-    for (int i = 0; i < 2; i++)
-        a[i].stop = true;
-    for (int i = 0; i < 2; i++) {
-        pthread_join(threads[i], NULL);
-        if (a[i].complaint != NULL)
-            fail_msg("%s", a[i].complaint);
-    }
-    char *text = read_text(a[0].registry, "counter");
-    int value = atoi(text), done = a[0].done + a[1].done, unknown = a[0].unknown + a[1].unknown;
-    printf("# counter at %d; %d additions done, %d not known\n", value, done, unknown);
-    assert_true(value >= done && value <= done + unknown);
-    mem_free(text);
-    for (int i = 0; i < 2; i++)
-        registry_close(a[i].registry);
+    answer_loser_arm(&loser);
+    assert_int_equal(registry_put(r, "a/b", "x", 1, 2, NULL), ERR_EXISTS);
+    answer_loser_arm(&loser); /* it might have become version 2, and have been replaced by 3 */
+    assert_int_equal(registry_put(r, "a/b", "x", 1, 1, NULL), ERR_UNAVAILABLE);
+    registry_assert_text_has("is not known");
+    answer_loser_arm(&loser);
+    assert_int_equal(registry_remove(r, "a/b"), ERR_NONE);
+    lost += 3;
+    assert_int_equal(loser.lost, lost);
+
+    answer_loser_arm(&loser);
+    assert_int_equal(registry_join(r, "worker", "w", "", &m), ERR_NONE);
+    assert_int_equal(loser.lost, ++lost);
+    registry_await_members(other, "worker", 1);
+    answer_loser_arm(&loser);
+    registry_leave(m);
+    registry_await_members(other, "worker", 0);
+    assert_int_equal(loser.lost, ++lost);
+
+    bool is_leader = false;
+    uint64_t term = 0;
+    await_settled(r);
+    answer_loser_arm(&loser); /* the place in the queue */
+    assert_int_equal(registry_lead(r, "r", &is_leader, &term), ERR_UNAVAILABLE);
+    assert_int_equal(loser.lost, ++lost);
+    await_settled(r);
+    answer_loser_arm(&loser); /* the leader's node */
+    assert_int_equal(registry_await_lead(r, "r"), 1);
+    assert_int_equal(loser.lost, ++lost);
+    answer_loser_arm(&loser);
+    assert_int_equal(registry_put_led(r, "led", "x", 1, 0, NULL), ERR_NONE);
+    assert_int_equal(loser.lost, ++lost);
+    answer_loser_arm(&loser);
+    registry_resign(r);
+    assert_int_equal(registry_await_lead(other, "other"), 2);
+    assert_int_equal(registry_lead(r, "r", &is_leader, &term), ERR_NONE);
+    assert_false(is_leader);
+    registry_close(r);
+    registry_close(other);
+    answer_loser_stop(&loser);
 }
 
 static int set_up(void **state)
@@ -383,10 +422,15 @@ int main(int argc, char **argv)
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        CASE(test_restarted),       CASE(test_hangs),
-        CASE(test_paused_leader),   CASE(test_killed_and_restarted),
-        CASE(test_left_while_away), CASE(test_wiped),
-        CASE(test_set_back),        CASE(test_lost_answers),
+        CASE(test_restarted),
+        CASE(test_hangs),
+        CASE(test_paused_leader),
+        CASE(test_paused_alone),
+        CASE(test_killed_and_restarted),
+        CASE(test_left_while_away),
+        CASE(test_wiped),
+        CASE(test_set_back),
+        CASE(test_lost_answers),
     };
     return cmocka_run_group_tests(tests, start_server, stop_server);
 }
