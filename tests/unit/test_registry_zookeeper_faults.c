@@ -325,8 +325,8 @@ static void await_settled(struct registry *r)
     }
 }
 
-/* Each write takes place, and its answer is lost with the connection: whoever made it finds out, and
-   does not make it twice. */
+/* Each write takes place, and its answer is lost with the connection: whoever made it finds out,
+   and does not make it twice. */
 static void test_lost_answers(void **state)
 {
     struct registry *other = open_registry(SESSION_MS), *r = NULL;
