@@ -217,6 +217,9 @@ void oracle_record(const char *path, const char *text, uint64_t term)
         return;
     CHECK(json_parse("record", text, strlen(text), &o) == ERR_NONE);
     uint64_t generation = number_of(o, "generation"), verdict = number_of(o, "verdict_step");
+    TRACE("record: %s generation=%llu verdict=%llu checkpoint=%s",
+          json_as_text(json_get(o, "state")), (unsigned long long)generation,
+          (unsigned long long)verdict, json_as_text(json_get(o, "checkpoint")));
     if (term < recorded.term)
         sim_violation("a leader of term %llu has written after one of term %llu",
                       (unsigned long long)term, (unsigned long long)recorded.term);
