@@ -81,7 +81,8 @@ void storage_crash_after(uint32_t operations);
 bool storage_damage(const char *directory);
 /* Verifies without faults and without time. */
 bool storage_verifies(const char *directory);
-void storage_quiet(bool quiet); /* no faults: for the oracle */
+/* No faults, for the oracle; returns what was. */
+bool storage_quiet(bool quiet);
 
 /* ---- sim_registry.c ---- */
 void registry_begin(void);
@@ -181,8 +182,7 @@ uint64_t reference_result_step(void); /* of the checkpoint that is its result */
 void oracle_begin(void);
 void oracle_done(const Paramd__Control__StatusReply *status);
 void oracle_end(void);
-void oracle_published(struct process *p, uint64_t term, const char *directory,
-                      const struct checkpoint_manifest *m);
+void oracle_committed(const char *uri); /* a file has appeared */
 void oracle_removed(const char *uri); /* a manifest goes */
 void oracle_restored(struct process *p, uint64_t generation, const char *restore);
 void oracle_record(const char *path, const char *text, uint64_t term);

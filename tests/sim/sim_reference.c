@@ -409,10 +409,10 @@ const char *reference_compare(const char *directory, const struct checkpoint_man
     struct shard *shard;
     CHECK(shard_create(&o, &shard) == ERR_NONE);
     const char *wrong = NULL;
-    storage_quiet(true);
+    bool was = storage_quiet(true);
     if (snapshot_restore(shard, directory, m) != ERR_NONE)
         wrong = "it cannot be restored";
-    storage_quiet(false);
+    storage_quiet(was);
     if (wrong == NULL)
         wrong = compare_shard(shard, &states[m->step]);
     if (wrong == NULL)

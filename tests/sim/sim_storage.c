@@ -219,6 +219,7 @@ static enum err sim_write_close(struct storage_writer *base)
         e = err_set(ERR_EXISTS, "'%s' exists", w->uri);
     if (e == ERR_NONE) {
         put(w->uri, &w->data);
+        oracle_committed(w->uri);
         e = lost_reply(w->uri);
     }
     sim_write_abort(base);
@@ -306,9 +307,11 @@ bool storage_is_away(void)
     return away;
 }
 
-void storage_quiet(bool is_quiet)
+bool storage_quiet(bool is_quiet)
 {
+    bool was = quiet;
     quiet = is_quiet;
+    return was;
 }
 
 void storage_crash_after(uint32_t operations)
