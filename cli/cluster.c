@@ -6,13 +6,14 @@
 #include <string.h>
 
 #include "cli/local.h"
+#include "cli/store_settings.h"
 #include "common/conf.h"
 #include "common/mem.h"
 #include "common/settings.h"
 #include "common/storage.h"
 
 #define CONFIG_MAX_BYTES (1u << 20)
-#define MACHINE_CONFIG   "/etc/paramd/paramctl.yaml"
+#define MACHINE_CONFIG   STORE_SETTINGS_MACHINE_FILE
 #define LOCAL_SCHEME     "local:"
 
 /* ---- which cluster ---- */
@@ -39,21 +40,12 @@ static enum err config_read(struct config *c, const char *path)
     return err;
 }
 
-static char *user_config(void)
-{
-    const char *base = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-
-    if (base && *base == '/')
-        return must_format("%s/paramd/paramctl.yaml", base);
-    return home && *home ? must_format("%s/.config/paramd/paramctl.yaml", home) : NULL;
-}
-
 /* --config must be there; of the others the first that is. */
 static enum err config_find(struct config *c, const char *given)
 {
     if (given)
         return config_read(c, given);
-    char *user = user_config();
+    char *user = store_settings_user_file();
     enum err err = user ? config_read(c, user) : ERR_NOT_FOUND;
     mem_free(user);
     if (err == ERR_NOT_FOUND)

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/store_settings.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -95,6 +96,10 @@ static struct texts daemon_sets(const struct local *l, const char *name, const c
     char *scratch = must_format("%s/cache", l->directory);
     texts_add(&t, quoted_set("scratch", "", scratch));
     mem_free(scratch);
+    char **stores = store_settings_sets(); /* of files and --set; a --set comes again below */
+    for (size_t i = 0; stores[i]; i++)
+        texts_add(&t, stores[i]);
+    mem_free(stores);
     for (size_t i = 0; l->sets && l->sets[i]; i++)
         texts_add(&t, must_strdup(l->sets[i]));
     return t;

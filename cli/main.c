@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/cluster.h"
+#include "cli/store_settings.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/str.h"
@@ -100,5 +101,11 @@ int main(int argc, char **argv)
     }
     const struct command *command =
         command_find(strcmp(argv[1], "--version") == 0 ? "version" : argv[1]);
-    return command ? command->run(argc - 2, argv + 2) : unknown_command(argv[1]);
+    if (!command)
+        return unknown_command(argv[1]);
+    if (store_settings_load(argc, argv) != ERR_NONE) {
+        fprintf(stderr, "error: %s\n", err_text());
+        return EXIT_USAGE;
+    }
+    return command->run(argc - 2, argv + 2);
 }

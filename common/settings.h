@@ -21,6 +21,18 @@
 
 enum setting_change { CHANGE_ALWAYS, CHANGE_ON_RESUME, CHANGE_NEVER };
 
+/* How to reach the stores: hdfs://, s3://. The programs give it to storage_configure(). */
+struct storage_settings {
+    uint32_t timeout_ms;    /* one operation, retries included; of a large object: its beginning */
+    uint32_t stall_ms;      /* a transfer that moves nothing for so long has failed */
+    char *ca_file;          /* NULL: the system's */
+    char *hdfs_user;        /* NULL: HADOOP_USER_NAME, or the process's */
+    char *hdfs_auth;        /* "simple" | "kerberos" */
+    char *hdfs_token_file;  /* NULL: none */
+    char *hdfs_namenodes;   /* "name=host:port,host:port; name=…"; NULL: none */
+    bool hdfs_tls;
+};
+
 struct daemon_settings {
     char *registry;  /* "local:DIR", "zk://host:port,…/cluster" */
     uint32_t registry_session_timeout_ms;
@@ -45,6 +57,7 @@ struct daemon_settings {
     uint32_t drain_timeout_ms;  /* SIGTERM: for handing work over */
     uint64_t message_max_bytes;
     bool unix_sockets; /* also listen on an abstract unix socket for peers on this host */
+    struct storage_settings storage;
 };
 
 /* `text` NULL: only defaults and `sets`. Unknown names get the nearest right one in the error. */

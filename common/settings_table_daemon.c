@@ -71,5 +71,28 @@ const struct setting daemon_settings[] = {
      .max = MESSAGE_MAX_BYTES, .help = "The largest message that is sent or taken."},
     {"unix_sockets", SETTING_BOOL, AT(unix_sockets), .initial = "true",
      .help = "Also listen on an abstract Unix socket, for peers on the same host."},
+
+    {"storage_timeout", SETTING_MS32, AT(storage.timeout_ms), .initial = "2min", .min = 1000,
+     .max = 86400000,
+     .help = "hdfs, s3: how long one operation may take, trying again included; a transfer may take "
+             "longer while it moves."},
+    {"storage_stall_timeout", SETTING_MS32, AT(storage.stall_ms), .initial = "30s", .min = 1000,
+     .max = 3600000, .help = "hdfs, s3: a transfer that moves nothing for so long has failed."},
+    {"storage_ca_file", SETTING_TEXT, AT(storage.ca_file), .initial = "~",
+     .help = "hdfs, s3: certificates (PEM) that are trusted; ~: the system's."},
+    {"hdfs_user", SETTING_TEXT, AT(storage.hdfs_user), .initial = "~",
+     .help = "hdfs: the user by simple authentication; ~: HADOOP_USER_NAME, or the process's."},
+    {"hdfs_auth", SETTING_TEXT, AT(storage.hdfs_auth), .initial = "simple",
+     .choices = NAMES("simple", "kerberos"),
+     .help = "hdfs: who we are to the NameNode. kerberos: by the ticket of this process "
+             "(KRB5CCNAME, or KRB5_CLIENT_KTNAME)."},
+    {"hdfs_token_file", SETTING_TEXT, AT(storage.hdfs_token_file), .initial = "~",
+     .help = "hdfs: file with a delegation token (one line), read again when it changes; it takes "
+             "the place of hdfs_auth."},
+    {"hdfs_namenodes", SETTING_TEXT, AT(storage.hdfs_namenodes), .initial = "~",
+     .help = "hdfs: named services: \"NAME=HOST:PORT,HOST:PORT; NAME=...\", so that "
+             "hdfs://NAME/path finds its NameNodes. PORT is that of HTTP."},
+    {"hdfs_tls", SETTING_BOOL, AT(storage.hdfs_tls), .initial = "false",
+     .help = "hdfs: over HTTPS (SWebHDFS)."},
 };
 const size_t daemon_setting_count = sizeof daemon_settings / sizeof *daemon_settings;

@@ -93,6 +93,10 @@ enum err storage_expand(const char *const *patterns, size_t count, struct storag
     MUST_CHECK;
 void storage_files_deinit(struct storage_files *f);
 
+struct storage_settings;
+/* How the stores are reached. Once, before the first use; copied. Without it: every default. */
+void storage_configure(const struct storage_settings *s);
+
 /* A test's way to fail the nth storage operation of this process: 1 = the next; 0 = off. */
 enum storage_fault {
     STORAGE_FAULT_EIO,

@@ -9,6 +9,7 @@
 #ifndef PARAMD_COMMON_STORAGE_INTERNAL_H
 #define PARAMD_COMMON_STORAGE_INTERNAL_H
 
+#include "common/settings.h"
 #include "common/storage.h"
 
 struct storage_backend {
@@ -37,6 +38,9 @@ struct storage_writer {
 };
 
 extern const struct storage_backend storage_file_backend;
+
+/* Never NULL, and as it is for the rest of the process. */
+const struct storage_settings *storage_settings(void);
 
 /* True when the test's nth operation is this one. A backend asks once for each thing that it does,
    with each fault that can befall it. */

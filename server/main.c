@@ -103,6 +103,7 @@ static int configure(struct program *p)
         return EXIT_CONFIG;
     }
     log_set_level(level);
+    storage_configure(&p->settings->storage);
     return -1;
 }
 

@@ -213,6 +213,7 @@ int main(int count, char **arguments)
         fprintf(stderr, "paramd-worker: %s\n", err_text());
         goto out;
     }
+    storage_configure(&settings->storage);
     int pipe = parent_pipe();
     if (pipe >= 0)
         prctl(PR_SET_PDEATHSIG, SIGTERM);
