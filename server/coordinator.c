@@ -249,7 +249,7 @@ bool coordinator_is_last(const struct coordinator *c, const char *member)
 
 /* ---- requests ---- */
 
-static void forget_old(struct coordinator *c, const char *same_name)
+static void forget_old(struct coordinator *c)
 {
     uint32_t over = 0;
     for (const struct job_run *j = c->jobs; j != NULL; j = j->next)
@@ -257,9 +257,9 @@ static void forget_old(struct coordinator *c, const char *same_name)
     struct job_run **at = &c->jobs;
     while (*at != NULL) {
         struct job_run *j = *at;
-        bool same = strcmp(j->name, same_name) == 0;
+        bool hidden = job_find(c, j->name) != j; /* refused, or another one has the name */
         if (!job_is_over(j) || j->releasing || j->recording != RECORD_NONE ||
-            (!same && over <= JOBS_KEPT)) {
+            (!hidden && over <= JOBS_KEPT)) {
             at = &j->next;
             continue;
         }
@@ -285,7 +285,7 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
     enum err e = job_make(request, &j);
     if (e != ERR_NONE)
         return e;
-    forget_old(c, j->name);
+    forget_old(c);
     struct job_run *other = job_find(c, j->name);
     /* One that is over but still being released does not stand in the way: its generation is
      * another. */
@@ -315,12 +315,31 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
     return ERR_NONE;
 }
 
+/* The latest of this name, refused or not. */
+static struct job_run *find_submitted(struct coordinator *c, const char *name)
+{
+    struct job_run *found = NULL;
+    for (struct job_run *j = c->jobs; j != NULL; j = j->next)
+        if (strcmp(j->name, name) == 0)
+            found = j;
+    return found;
+}
+
 enum err coordinator_submitted(struct coordinator *c, const char *job, bool *pending)
 {
-    const struct job_run *j = job_find(c, job);
-    *pending = j != NULL && !job_is_over(j) && (j->pick != PICK_DONE || !j->taken);
-    bool refused = j != NULL && j->state == JOB_FAILED && (j->round == 0 || j->pick != PICK_DONE);
-    return refused ? err_set(ERR_REFUSED, "%s", j->why) : ERR_NONE;
+    const struct job_run *j = find_submitted(c, job);
+    *pending = j != NULL && !job_is_over(j) && !j->taken;
+    return j != NULL && job_is_refused(j) ? err_set(ERR_REFUSED, "%s", j->why) : ERR_NONE;
+}
+
+void coordinator_withdraw(struct coordinator *c, const char *job, uint64_t now_ms)
+{
+    struct job_run *j = find_submitted(c, job);
+    if (j == NULL || job_is_over(j) || j->taken || j->recording != RECORD_NONE)
+        return;
+    c->now_ms = now_ms;
+    job_fail(c, j, now_ms, "the job is not taken, because its checkpoints cannot be looked at: %s",
+             j->why != NULL ? j->why : j->storage_uri);
 }
 
 static enum err find_live(struct coordinator *c, const char *name, struct job_run **out)

@@ -57,9 +57,11 @@ bool coordinator_is_loaded(const struct coordinator *c);
 /* *job_out is borrowed. A job that is submitted again unchanged while it lives is the same job. */
 enum err coordinator_submit(struct coordinator *c, const Paramd__Control__SubmitRequest *request,
                             uint64_t now_ms, const char **job_out) MUST_CHECK;
-/* Whether a job that was submitted may be: known when the store has been looked at. ERR_NONE: yes,
- * or *pending. */
+/* Whether a job that was submitted is taken: known when the store has been looked at and the
+ * registry has it. ERR_NONE: yes, or *pending. ERR_REFUSED: it is as if it had never been. */
 enum err coordinator_submitted(struct coordinator *c, const char *job, bool *pending) MUST_CHECK;
+/* Refuses a job whose store does not answer, unless the registry may have it already. */
+void coordinator_withdraw(struct coordinator *c, const char *job, uint64_t now_ms);
 /* Takes over `state`. ERR_REFUSED: of a later term; we are not the leader any more. */
 enum err coordinator_member(struct coordinator *c, Paramd__Control__MemberState *state,
                             uint64_t now_ms) MUST_CHECK;

@@ -73,6 +73,7 @@ static void take_past(struct job_run *j, const struct json *o)
     j->sequence = number_of(o, "sequence");
     j->submitted_unix_ms = number_of(o, "submitted_unix_ms");
     j->ended_unix_ms = number_of(o, "ended_unix_ms");
+    j->begun_unix_ms = number_of(o, "begun_unix_ms");
     j->generation = number_of(o, "generation");
     j->first_generation = number_of(o, "first_generation");
     j->recoveries = (uint32_t)number_of(o, "recoveries");
@@ -241,6 +242,10 @@ static void load_one(struct coordinator *c, const char *text, uint64_t now)
         return;
     }
     take_past(j, o);
+    if (j->begun_unix_ms != 0)
+        j->begin_ms = j->begun_unix_ms - c->options.unix_offset_ms;
+    if (j->ended_unix_ms != 0)
+        j->end_ms = j->ended_unix_ms - c->options.unix_offset_ms;
     insert_job(c, j);
     j->progress_ms = now;
     if (was == JOB_DONE || was == JOB_FAILED || was == JOB_STOPPED)
@@ -305,8 +310,6 @@ static void adopted(struct coordinator *c, struct job_run *j, uint64_t now)
     }
     uint64_t snapshot = find_snapshot(j);
     j->start = true;
-    if (j->begin_ms == 0)
-        j->begin_ms = now > 0 ? now : 1;
     j->recover_ms = 0;
     job_set_state(c, j, j->verdict_stop ? JOB_FINISHING : JOB_RUNNING, now);
     job_note(c, j, COORDINATOR_INFO, "goes on under the new leader, nothing rolls back");

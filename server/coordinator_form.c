@@ -66,7 +66,7 @@ static const struct job_run *waits_before(const struct coordinator *c, const str
             earlier = false;
             continue;
         }
-        if (k->formed || k->pick == PICK_LIST)
+        if (k->formed || k->pick == PICK_LIST || !k->taken)
             continue;
         bool recovers = k->state == JOB_RECOVERING;
         bool before = j->state == JOB_RECOVERING ? recovers && earlier
@@ -107,6 +107,8 @@ void queued_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
     pick_again(c, j, now);
     if (j->pick == PICK_LIST || job_is_over(j))
+        return;
+    if (!j->taken && j->pick != PICK_DONE)
         return;
     if (!j->taken && j->recording == RECORD_NONE)
         record_begin(c, j, RECORD_SUBMIT, now);
@@ -424,8 +426,10 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
     }
     if (!j->has_begun)
         j->first_base = j->base;
-    if (j->begin_ms == 0)
+    if (j->begun_unix_ms == 0) {
         j->begin_ms = now > 0 ? now : 1;
+        j->begun_unix_ms = j->begin_ms + c->options.unix_offset_ms;
+    }
     j->has_begun = true;
     job_set_state(c, j, JOB_RUNNING, now);
     record_note(c, j);

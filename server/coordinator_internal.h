@@ -188,7 +188,8 @@ struct job_run {
     uint64_t restored_ms;
 
     /* running */
-    uint64_t begin_ms, end_ms; /* of training */
+    uint64_t begin_ms, end_ms; /* of training; on our clock, so it may lie below 0 */
+    uint64_t begun_unix_ms;    /* the same for all leaders; 0: not yet */
     uint64_t *lease;           /* [rank_count] */
     uint32_t *host;            /* [rank_count] slot, or NO_SLOT */
     uint64_t *vacant_ms;       /* [workers_wanted] since when the slot has no worker */
@@ -266,7 +267,10 @@ struct fellow *fellow_find(const struct coordinator *c, const char *id);
 struct fellow *fellow_add(struct coordinator *c, const char *id, bool is_server);
 
 /* ---- coordinator_job.c ---- */
+/* The latest of this name that was not refused; "" is any name. */
 struct job_run *job_find(struct coordinator *c, const char *name);
+/* It ended before the registry had it: nobody will hear of it but whoever submitted it. */
+bool job_is_refused(const struct job_run *j);
 enum err job_make(const Paramd__Control__SubmitRequest *request, struct job_run **out) MUST_CHECK;
 void job_free(struct job_run *j);
 bool job_is_over(const struct job_run *j);

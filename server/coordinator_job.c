@@ -10,9 +10,14 @@ struct job_run *job_find(struct coordinator *c, const char *name)
 {
     struct job_run *found = NULL;
     for (struct job_run *j = c->jobs; j != NULL; j = j->next)
-        if (name[0] == '\0' || strcmp(j->name, name) == 0)
+        if (!job_is_refused(j) && (name[0] == '\0' || strcmp(j->name, name) == 0))
             found = j;
     return found;
+}
+
+bool job_is_refused(const struct job_run *j)
+{
+    return job_is_over(j) && !j->taken && j->recording == RECORD_NONE;
 }
 
 /* ---- making one ---- */
@@ -213,7 +218,7 @@ void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_
 {
     j->ended_unix_ms = now + c->options.unix_offset_ms;
     j->adopting = false;
-    if (j->begin_ms != 0 && j->end_ms == 0)
+    if (j->begun_unix_ms != 0 && j->end_ms == 0)
         j->end_ms = now;
     for (uint32_t w = 0; w < j->worker_count; w++)
         keep_shares(j, j->workers[w]);
@@ -221,7 +226,8 @@ void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_
     j->action_id = j->publish_id = 0;
     j->hold = HOLD_NONE;
     j->snap = SNAP_IDLE;
-    record_begin(c, j, RECORD_END, now);
+    if (j->taken || j->recording != RECORD_NONE)
+        record_begin(c, j, RECORD_END, now);
     j->releasing = true;
     j->released_ms = now;
     for (uint32_t w = 0; w < j->worker_count; w++) {

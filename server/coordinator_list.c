@@ -87,7 +87,7 @@ struct past_job {
 
 static double seconds_of(const struct job_run *j, uint64_t now)
 {
-    if (j->begin_ms == 0)
+    if (j->begun_unix_ms == 0)
         return 0;
     return (double)((j->end_ms != 0 ? j->end_ms : now) - j->begin_ms) / 1000;
 }

@@ -79,6 +79,7 @@ static void put_history(struct json *o, const struct job_run *j)
 {
     json_set_int(o, "first_generation", (int64_t)j->first_generation);
     json_set_int(o, "ended_unix_ms", (int64_t)j->ended_unix_ms);
+    json_set_int(o, "begun_unix_ms", (int64_t)j->begun_unix_ms);
     json_set_int(o, "recoveries", j->recoveries);
     json_set_int(o, "moves", j->moves);
     json_set_int(o, "first_examples", (int64_t)j->first_base.examples);
@@ -184,14 +185,17 @@ void record_note(struct coordinator *c, const struct job_run *j)
 }
 
 /* A later job has the name, and the record: writing the end of this one would undo that. */
-static bool is_superseded(struct coordinator *c, const struct job_run *j)
+static bool is_superseded(const struct job_run *j)
 {
-    return job_is_over(j) && job_find(c, j->name) != j;
+    for (const struct job_run *k = j->next; job_is_over(j) && k != NULL; k = k->next)
+        if (strcmp(k->name, j->name) == 0 && (k->taken || k->recording != RECORD_NONE))
+            return true;
+    return false;
 }
 
 void record_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
-    if (j->recording == RECORD_END && j->record_id == 0 && is_superseded(c, j)) {
+    if (j->recording == RECORD_END && j->record_id == 0 && is_superseded(j)) {
         j->recording = RECORD_NONE;
         remember(c, j);
         return;

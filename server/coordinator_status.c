@@ -62,7 +62,7 @@ static void put_progress(const struct job_run *j, uint64_t now, Paramd__Control_
         o->epoch = (uint32_t)(o->step / o->steps_per_epoch);
     if (j->latest.examples > j->first_base.examples)
         o->examples = j->latest.examples - j->first_base.examples;
-    if (j->begin_ms != 0)
+    if (j->begun_unix_ms != 0)
         o->train_seconds = (double)((j->end_ms != 0 ? j->end_ms : now) - j->begin_ms) / 1000;
     int64_t weight = j->latest.weight - j->epoch_base.weight;
     if (weight > 0)

@@ -356,16 +356,18 @@ static void submit(struct leader *h, struct event *e, uint64_t now)
     h->submitted = s;
 }
 
-/* A store that is away does not keep the user waiting: the job is taken, and its status says why it
- * waits. */
+/* A store that is away does not keep the user waiting: the job is refused, as nothing could be
+ * recorded of it that a next leader would find. */
 static void answer_submitted(struct leader *h, uint64_t now)
 {
     struct submitted **at = &h->submitted;
     while (*at != NULL) {
         struct submitted *s = *at;
         bool pending;
+        if (now - s->since_ms >= SUBMIT_MS)
+            coordinator_withdraw(h->machine, s->job, now);
         enum err e = coordinator_submitted(h->machine, s->job, &pending);
-        if (pending && now - s->since_ms < SUBMIT_MS) {
+        if (pending) {
             at = &s->next;
             continue;
         }

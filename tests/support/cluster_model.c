@@ -40,6 +40,9 @@ void model_init(struct model *m, uint32_t servers, uint32_t workers)
 void model_new_leader(struct model *m)
 {
     coordinator_destroy(m->c);
+    /* Another process's clock began at another time. */
+    m->unix_offset += m->now - m->now / 2;
+    m->now /= 2;
     m->c = coordinator_create(&(struct coordinator_options){
         .term = ++m->term,
         .peer_timeout_ms = 5000,
@@ -47,6 +50,7 @@ void model_new_leader(struct model *m)
         .stuck_timeout_ms = 8000,
         .replace_wait_ms = 2000,
         .recovery_limit = 5,
+        .unix_offset_ms = m->unix_offset,
     });
     for (uint32_t i = 0; i < m->member_count; i++)
         m->members[i].version = 0;

@@ -71,6 +71,7 @@ struct model {
     uint32_t past_count;
     uint32_t record_count;
     uint64_t now, turn;
+    uint64_t unix_offset; /* now + this goes on when another leader's clock is taken */
     uint64_t train_examples, eval_examples;
     uint32_t steps_a_turn;
     const double *quality; /* of the nth evaluation: the logit of the right class */

@@ -39,6 +39,22 @@ static void done_with(Paramd__Control__StatusReply *s)
     paramd__control__status_reply__free_unpacked(s, NULL);
 }
 
+/* What whoever submitted it is told; to be freed. */
+static char *refusal_of(struct model *m, const char *job)
+{
+    bool pending = true;
+    for (int i = 0; i < TURNS && pending; i++) {
+        model_turn(m);
+        enum err e = coordinator_submitted(m->c, job, &pending);
+        if (e != ERR_NONE) {
+            assert_int_equal(e, ERR_REFUSED);
+            return must_strdup(err_text());
+        }
+    }
+    fail_msg("job '%s' is not refused", job);
+    return NULL;
+}
+
 static void assert_contains(const char *text, const char *part)
 {
     if (strstr(text, part) == NULL)
@@ -224,13 +240,13 @@ static void test_all_refused(void **state)
     for (uint32_t i = 0; i < m.stored_count; i++)
         m.stored[i].broken = "MANIFEST.json is cut off";
     model_submit(&m, JOB("broken", ""), "auto");
-    Paramd__Control__StatusReply *s = status_of(&m, "broken", "FAILED");
-    assert_contains(s->why, "1-40: MANIFEST.json is cut off");
-    assert_contains(s->why, "--fresh");
-    done_with(s);
+    char *why = refusal_of(&m, "broken");
+    assert_contains(why, "1-40: MANIFEST.json is cut off");
+    assert_contains(why, "--fresh");
+    mem_free(why);
     model_submit(&m, JOB("broken", ""), "fresh");
-    s = status_of(&m, "broken", "DONE");
-    assert_int_equal(s->generation, 3); /* above all that were given out */
+    Paramd__Control__StatusReply *s = status_of(&m, "broken", "DONE");
+    assert_int_equal(s->generation, 2);
     done_with(s);
     model_deinit(&m);
 }
@@ -240,21 +256,36 @@ static void test_existing(void **state)
     struct model m;
     run_first(&m, JOB("twice", ""));
     model_submit(&m, JOB("twice", ""), "");
-    Paramd__Control__StatusReply *s = status_of(&m, "twice", "FAILED");
-    assert_contains(s->why, "1-40");
-    assert_contains(s->why, "--resume");
-    assert_contains(s->why, "--fresh");
+    char *why = refusal_of(&m, "twice");
+    assert_contains(why, "1-40");
+    assert_contains(why, "--resume");
+    assert_contains(why, "--fresh");
+    mem_free(why);
+    /* The one before is untouched: its status, its record, the list of the past. */
+    Paramd__Control__StatusReply *s = status_of(&m, "twice", "DONE");
+    assert_int_equal(s->generation, 1);
     done_with(s);
+    struct str packed = {0};
+    coordinator_list(m.c, true, m.now, &packed);
+    Paramd__Control__ListReply *list =
+        paramd__control__list_reply__unpack(NULL, packed.size, (const uint8_t *)packed.data);
+    assert_int_equal(list->n_jobs, 1);
+    assert_string_equal(list->jobs[0]->state, "DONE");
+    paramd__control__list_reply__free_unpacked(list, NULL);
+    str_deinit(&packed);
     for (uint32_t i = 0; i < m.stored_count; i++)
         checkpoint_manifest_destroy(m.stored[i].manifest);
     m.stored_count = 0;
     model_submit(&m, JOB("twice", ""), "auto");
-    s = status_of(&m, "twice", "FAILED");
-    assert_contains(s->why, "the registry names checkpoint 1-40");
-    done_with(s);
+    why = refusal_of(&m, "twice");
+    assert_contains(why, "the registry names checkpoint 1-40");
+    mem_free(why);
     model_submit(&m, JOB("nothing", ""), "resume");
-    s = status_of(&m, "nothing", "FAILED");
-    assert_contains(s->why, "no checkpoint to resume from");
+    why = refusal_of(&m, "nothing");
+    assert_contains(why, "no checkpoint to resume from");
+    mem_free(why);
+    s = model_status(&m, "nothing");
+    assert_false(s->found);
     done_with(s);
     model_deinit(&m);
 }
@@ -270,8 +301,21 @@ static void test_store_away(void **state)
     Paramd__Control__StatusReply *s = status_of(&m, "away", "QUEUED");
     assert_contains(s->why, "the store is away");
     done_with(s);
+    /* Nobody waits for ever; and what was refused does not come to life later. */
+    coordinator_withdraw(m.c, "away", m.now);
+    char *why = refusal_of(&m, "away");
+    assert_contains(why, "the store is away");
+    mem_free(why);
     m.store_away = false;
+    for (int i = 0; i < 50; i++)
+        model_turn(&m);
+    s = model_status(&m, "away");
+    assert_false(s->found);
+    done_with(s);
+    assert_int_equal(m.record_count, 0);
+    model_submit(&m, JOB("away", ""), "");
     assert_true(model_until(&m, "away", "RUNNING", TURNS));
+    coordinator_withdraw(m.c, "away", m.now); /* too late: it is taken */
     m.store_away = true;
     for (int i = 0; i < 60; i++)
         model_turn(&m);
@@ -507,9 +551,9 @@ static void test_eval_mode(void **state)
     assert_int_equal(m.stored_count, 3);
     done_with(s);
     model_submit_eval(&m, JOB("model", ""), "file:runs/model/9-30");
-    s = status_of(&m, "model", "FAILED");
-    assert_contains(s->why, "there is no manifest");
-    done_with(s);
+    char *why = refusal_of(&m, "model");
+    assert_contains(why, "there is no manifest");
+    mem_free(why);
     model_deinit(&m);
 }
 

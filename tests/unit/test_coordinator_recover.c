@@ -309,10 +309,14 @@ static void test_takeover_at_any_turn(void **state)
         m.steps_a_turn = 1;
         model_submit(&m, YAML, "");
         bool ran = false;
+        uint64_t begun = 0;
         for (int i = 0; i < when; i++) {
             model_turn(&m);
             Paramd__Control__StatusReply *s = model_status(&m, "job");
-            ran |= strcmp(s->state, "RUNNING") == 0;
+            if (!ran && strcmp(s->state, "RUNNING") == 0) {
+                ran = true;
+                begun = m.now + m.unix_offset;
+            }
             paramd__control__status_reply__free_unpacked(s, NULL);
         }
         model_new_leader(&m);
@@ -322,6 +326,10 @@ static void test_takeover_at_any_turn(void **state)
         assert_int_equal(s->checkpoint_step, 60);
         if (ran && s->generation != 1)
             fail_msg("taken over after turn %d: generation %d", when, (int)s->generation);
+        double elapsed = (double)(m.now + m.unix_offset - begun) / 1000;
+        if (ran && (s->train_seconds > elapsed || s->train_seconds < elapsed - 1))
+            fail_msg("taken over after turn %d: trained for %.3f s of %.3f s", when,
+                     s->train_seconds, elapsed);
         paramd__control__status_reply__free_unpacked(s, NULL);
         model_deinit(&m);
     }
