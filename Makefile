@@ -111,7 +111,7 @@ TEMPORARY = $@.$$$$
 PLACE = || { rm -f $(TEMPORARY); exit 1; }; mv -f $(TEMPORARY) $@
 DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
-.PHONY: all tests benches demo run-demo test run-test test-sanitizers bench lint format install clean docs deps FORCE
+.PHONY: all tests benches demo run-demo test run-test test-storage test-sanitizers bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS)
 tests: all $(TESTS) $(TOOLS)
@@ -177,7 +177,8 @@ $(B)/bench/%: $(B)/obj/tests/bench/%.o $(LIB_SUPPORT) $(LIB_CLI) $(LIB)
 # place of clock, log, queues, network, registry, storage and threads its own.
 SIM_C := $(wildcard tests/sim/*.c)
 SIM_REAL_C := $(filter-out %/main.c common/clock.c common/log.c common/loop.c common/queue.c \
-    common/rpc% common/registry% common/member% common/storage_file.c common/compress.c common/http% \
+    common/rpc% common/registry% common/member% common/storage_backends.c common/storage_file.c \
+    common/storage_s3% common/storage_hdfs% common/compress.c common/http% \
     server/server.c server/owner.c server/leader%, $(wildcard common/*.c server/*.c)) \
     $(wildcard worker/session.c worker/exchange*.c worker/area.c worker/tally.c)
 SIM_O := $(patsubst %.c,$(B)/sim/%.o,$(SIM_C) $(SIM_REAL_C))
@@ -211,6 +212,12 @@ run-demo: all
 	deploy/demo.sh $(B)
 run-test: tests
 	tests/run.sh $(B)
+
+# Against real stores: what is missing of them is fetched and kept under ~/.cache, they run on loopback.
+# Where one cannot be had its tests are skipped and say so.
+test-storage: tests
+	deploy/install-storage-tests.sh
+	tests/run.sh $(B) integration/storage_
 
 # The whole suite under address, undefined-behaviour and thread sanitizers: two more builds, many minutes.
 test-sanitizers: all

@@ -8,11 +8,6 @@
 #include "common/storage_internal.h"
 #include "common/str.h"
 
-static const struct storage_backend *const backends[] = {
-    &storage_file_backend,
-};
-#define BACKEND_COUNT (sizeof backends / sizeof backends[0])
-
 /* "scheme://…" or "file:…"; any other colon is part of a path. Size 0: none. */
 static struct span scheme_of(const char *uri)
 {
@@ -26,15 +21,15 @@ static enum err find_backend(const char *uri, const struct storage_backend **out
     struct span scheme = scheme_of(uri);
     if (uri[0] == '\0')
         return err_set(ERR_INPUT, "the name of a file or directory is empty");
-    for (size_t i = 0; i < BACKEND_COUNT; i++) {
-        if (span_is(scheme, backends[i]->scheme) || (scheme.size == 0 && i == 0)) {
-            *out = backends[i];
+    for (size_t i = 0; i < storage_backend_count; i++) {
+        if (span_is(scheme, storage_backends[i]->scheme) || (scheme.size == 0 && i == 0)) {
+            *out = storage_backends[i];
             return ERR_NONE;
         }
     }
     struct str forms = {0};
-    for (size_t i = 0; i < BACKEND_COUNT; i++)
-        str_append_format(&forms, "%s%s", i > 0 ? ", " : "", backends[i]->forms);
+    for (size_t i = 0; i < storage_backend_count; i++)
+        str_append_format(&forms, "%s%s", i > 0 ? ", " : "", storage_backends[i]->forms);
     enum err e = err_set(ERR_UNSUPPORTED, "'%s': there is no storage for '%.*s' here; there is %s",
                          uri, (int)scheme.size, scheme.data, forms.data);
     str_deinit(&forms);

@@ -3,7 +3,7 @@
  * the tests' faults. For storage*.c only.
  *
  * A backend derives its reader and writer from the bases below, each as its first member, and fills
- * in the base. A new one is a file and a row in storage.c. All slots MUST be there. Texts name the
+ * in the base. A new one is a file and a row in storage_backends.c. All slots MUST be there. Texts name the
  * URI.
  */
 #ifndef PARAMD_COMMON_STORAGE_INTERNAL_H
@@ -41,6 +41,9 @@ extern const struct storage_backend storage_file_backend;
 
 /* Never NULL, and as it is for the rest of the process. */
 const struct storage_settings *storage_settings(void);
+/* The first one serves names without a scheme. */
+extern const struct storage_backend *const storage_backends[];
+extern const size_t storage_backend_count;
 
 /* True when the test's nth operation is this one. A backend asks once for each thing that it does,
    with each fault that can befall it. */

@@ -3,6 +3,7 @@
 #
 #   tests/run.sh [BUILD_DIR] [PATTERN]     PATTERN: a part of the names of the tests to run
 #
+# Tests against real stores, tests/integration/storage_*, are run only when PATTERN holds storage_.
 # A test is tests/layers.sh, a program BUILD_DIR/tests/test_*, or an executable tests/integration/*.sh or
 # *.py. Exit 0 is passed, 77 skipped (with a reason on the last line of the output), anything else failed;
 # then the output is shown. A program that reports cmocka tests, or closes with `N passed, N failed, N skipped`,
@@ -66,6 +67,8 @@ for program in "$build"/tests/test_*; do
     [ -x "$program" ] && run "$(basename "$program")" "$program"
 done
 for script in tests/integration/*.sh tests/integration/*.py; do
+    # Those against real stores take long and much memory: only when asked for (make test-storage).
+    case $script in */storage_*) case $pattern in *storage_*) ;; *) continue ;; esac ;; esac
     [ -x "$script" ] && run "$script" "$script"
 done
 

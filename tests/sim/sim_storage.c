@@ -279,6 +279,9 @@ const struct storage_backend storage_file_backend = {
     .remove_tree = sim_remove_tree,
 };
 
+const struct storage_backend *const storage_backends[] = {&storage_file_backend};
+const size_t storage_backend_count = 1;
+
 /* ---- for the world ---- */
 
 void storage_begin(void)

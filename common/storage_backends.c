@@ -1,0 +1,9 @@
+/*
+ * Which stores there are. A file of its own, as the simulator has another table.
+ */
+#include "common/storage_internal.h"
+
+const struct storage_backend *const storage_backends[] = {
+    &storage_file_backend,
+};
+const size_t storage_backend_count = sizeof storage_backends / sizeof *storage_backends;
