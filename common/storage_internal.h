@@ -41,6 +41,7 @@ extern const struct storage_backend storage_file_backend;
 
 /* Never NULL, and as it is for the rest of the process. */
 const struct storage_settings *storage_settings(void);
+
 /* The first one serves names without a scheme. */
 extern const struct storage_backend *const storage_backends[];
 extern const size_t storage_backend_count;
