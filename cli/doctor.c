@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "common/machine.h"
 
 struct finding {
     bool good;
@@ -35,11 +36,11 @@ static struct finding check_processor(void)
 static struct finding check_memory(void)
 {
     struct finding f = {true, ""};
-    double gib = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / (1 << 30);
+    double gib = (double)machine_memory() / (1 << 30);
 
     f.good = gib >= 1;
-    snprintf(f.text, sizeof f.text, "%ld processors, %.1f GiB of memory%s",
-             sysconf(_SC_NPROCESSORS_ONLN), gib, f.good ? "" : ": at least 1 GiB is wanted");
+    snprintf(f.text, sizeof f.text, "%u processors, %.1f GiB of memory%s", machine_cores(), gib,
+             f.good ? "" : ": at least 1 GiB is wanted");
     return f;
 }
 

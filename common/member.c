@@ -55,7 +55,7 @@ enum err member_start(const struct member_options *o, struct member **out)
 {
     struct member *m = must_alloc(sizeof *m);
     m->options = *o;
-    char *record = member_leader_record(o->addresses);
+    char *record = member_record(o);
     enum err e = registry_join(o->registry, o->role, o->name, record, &m->joined);
     mem_free(record);
     if (e != ERR_NONE) {
@@ -174,8 +174,11 @@ static void send_state(struct member *m, struct exchange *x)
     pthread_mutex_lock(&m->lock);
     state.leaving = m->leaving;
     pthread_mutex_unlock(&m->lock);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    state.cores = cores > 0 ? (uint32_t)cores : 1;
+    const struct member_capacity *capacity = &m->options.capacity;
+    state.cores = capacity->cores;
+    state.gpus = capacity->gpus;
+    state.memory_bytes = capacity->memory_bytes;
+    state.device_class = (char *)(capacity->device_class != NULL ? capacity->device_class : "");
     m->options.describe(m->options.context, &state);
     size_t size = paramd__control__member_state__get_packed_size(&state);
     struct buf *b = buf_create(size > 0 ? size : 1);

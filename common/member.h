@@ -27,11 +27,19 @@
 
 struct member;
 
+/* What a process offers: in its entry of the registry, for whoever looks there, and in its state. */
+struct member_capacity {
+    uint32_t cores, gpus;
+    uint64_t memory_bytes;
+    const char *device_class; /* of workers: backend, kernels, build; borrowed, may be NULL */
+};
+
 struct member_options {
     struct registry *registry; /* borrowed */
     const char *role;          /* "server" | "worker" */
     const char *name;
     const char *const *addresses; /* data plane, NULL-terminated; may be empty for workers */
+    struct member_capacity capacity;
     uint32_t call_timeout_ms;
     /* Fills role-specific fields of the state; what it points to must stay valid until the next
      * describe(). */

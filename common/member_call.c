@@ -49,7 +49,7 @@ const char *member_pick_address(char *const *addresses, size_t count, const char
     return count > 0 ? addresses[0] : NULL;
 }
 
-char *member_leader_record(const char *const *addresses)
+static struct json *where(const char *const *addresses)
 {
     struct json *j = json_object();
     struct json *list = json_array();
@@ -57,10 +57,33 @@ char *member_leader_record(const char *const *addresses)
         json_push(list, json_text(addresses[i]));
     json_set(j, "addresses", list);
     json_set_text(j, "host_id", member_host_id());
+    return j;
+}
+
+static char *as_text(struct json *j)
+{
     struct str s = {0};
     json_write(j, false, &s);
     json_destroy(j);
     return s.data;
+}
+
+char *member_leader_record(const char *const *addresses)
+{
+    return as_text(where(addresses));
+}
+
+char *member_record(const struct member_options *o)
+{
+    const char *device = o->capacity.device_class;
+    struct json *j = where(o->addresses);
+    json_set_text(j, "role", o->role);
+    json_set_int(j, "cores", o->capacity.cores);
+    json_set_int(j, "gpus", o->capacity.gpus);
+    json_set_int(j, "memory_bytes", (int64_t)o->capacity.memory_bytes);
+    json_set_text(j, "device_class", device != NULL ? device : "");
+    json_set_text(j, "version", PARAMD_VERSION);
+    return as_text(j);
 }
 
 char *member_record_address(const char *record)

@@ -10,6 +10,7 @@
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/mem.h"
 #include "common/member.h"
 #include "common/registry.h"
@@ -45,18 +46,10 @@ static void describe(void *context, Paramd__Control__MemberState *state);
 static void follow(void *context, const Paramd__Control__MemberOrders *orders);
 static void orphaned(void *context, uint64_t for_ms);
 
-/* 80 % of what the machine has, or of what the control group lets us have. */
-static uint64_t machine_memory(void)
+/* What the settings allow; else 80 % of what there is. */
+static uint64_t memory_of(const struct daemon_settings *settings)
 {
-    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    uint64_t bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 1ull << 30;
-    return bytes / 5 * 4;
-}
-
-static uint32_t count_cores(void)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return cores > 0 ? (uint32_t)cores : 1;
+    return settings->memory_bytes > 0 ? settings->memory_bytes : machine_memory() / 5 * 4;
 }
 
 /* A network address gets an abstract socket beside it; a same-host one needs none. */
@@ -103,6 +96,7 @@ static enum err join(struct server *s, const struct daemon_settings *settings)
         .role = ROLE,
         .name = s->name,
         .addresses = s->addresses,
+        .capacity = {.cores = machine_cores(), .memory_bytes = memory_of(settings)},
         .call_timeout_ms = settings->call_timeout_ms,
         .describe = describe,
         .follow = follow,
@@ -126,8 +120,8 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
     pthread_mutex_init(&s->lock, NULL);
     s->registry_grace_ms = settings->registry_grace_ms;
     s->service = service_create(&(struct service_options){
-        .owner_count = settings->threads > 0 ? settings->threads : count_cores(),
-        .memory_bytes = settings->memory_bytes > 0 ? settings->memory_bytes : machine_memory(),
+        .owner_count = settings->threads > 0 ? settings->threads : machine_cores(),
+        .memory_bytes = memory_of(settings),
         .wait_ms = settings->call_timeout_ms / 2,
         .poke = poke,
         .context = s,

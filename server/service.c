@@ -266,7 +266,6 @@ static void put_busy(struct service *s, Paramd__Control__ServerState *state)
 
 void service_describe(struct service *s, Paramd__Control__MemberState *state)
 {
-    state->memory_bytes = s->options.memory_bytes;
     board_describe(s->board, state);
     put_busy(s, state->server);
 }

@@ -8,6 +8,7 @@
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/mem.h"
 #include "worker/agent_internal.h"
 #include "worker/compute.h"
@@ -48,13 +49,17 @@ enum err agent_start(const struct daemon_settings *settings, void (*poke)(void *
     a->cache_directory = cache_directory(settings);
     a->device_class = must_format("%s %s paramd %s", compute_cpu()->name, compute_cpu()->family(),
                                   PARAMD_VERSION);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    a->cores = cores > 0 ? (uint32_t)cores : 1;
+    a->cores = machine_cores();
     CHECK(pthread_mutex_init(&a->lock, NULL) == 0);
     init_clock_condition(&a->changed);
     CHECK(pthread_create(&a->thread, NULL, run, a) == 0);
     *out = a;
     return ERR_NONE;
+}
+
+const char *agent_device_class(const struct agent *a)
+{
+    return a->device_class;
 }
 
 static struct timespec after_ms(uint32_t ms)

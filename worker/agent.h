@@ -19,6 +19,8 @@
 
 struct agent;
 
+/* What the bits of its results depend on: backend, family of kernels, build. Lives as the agent. */
+const char *agent_device_class(const struct agent *a);
 /* `settings` is borrowed. poke(): the state has changed. */
 enum err agent_start(const struct daemon_settings *settings, void (*poke)(void *context),
                      void *context, struct agent **out) MUST_CHECK;

@@ -127,8 +127,6 @@ void agent_describe(void *agent, Paramd__Control__MemberState *state)
     const struct agent_state *s = &a->told;
     Paramd__Control__WorkerState *w = &a->worker_state;
     paramd__control__worker_state__init(w);
-    state->device_class = a->device_class;
-    state->cores = a->cores;
     state->job = s->job != NULL ? s->job : (char *)"";
     state->generation = s->generation;
     state->worker = w;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/mem.h"
 #include "common/member.h"
 #include "common/registry.h"
@@ -70,6 +71,9 @@ enum err worker_start(const struct daemon_settings *settings, struct worker **ou
             .role = "worker",
             .name = name,
             .addresses = no_addresses,
+            .capacity = {.cores = machine_cores(),
+                         .memory_bytes = machine_memory(),
+                         .device_class = agent_device_class(w->agent)},
             .call_timeout_ms = settings->call_timeout_ms,
             .describe = describe,
             .follow = follow,

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/json.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/member.h"
@@ -37,7 +38,7 @@ struct stage {
     Paramd__Control__MemberState *states[CALLS_MAX];
     uint32_t call_count, answered;
     uint32_t described, followed, orphaned;
-    uint64_t orphaned_ms; /* as told last */
+    uint64_t orphaned_ms;   /* as told last */
     uint64_t term, version; /* followed last */
 };
 
@@ -105,15 +106,17 @@ static void stage_init(struct stage *s)
     assert_int_equal(registry_open(uri, &s->members_registry), ERR_NONE);
     mem_free(uri);
     static const char *const addresses[] = {"memory:somebody", NULL};
-    struct member_options o = {.registry = s->members_registry,
-                               .role = "server",
-                               .name = "a",
-                               .addresses = addresses,
-                               .call_timeout_ms = WAIT_MS,
-                               .describe = describe,
-                               .follow = follow,
-                               .orphaned = orphaned,
-                               .context = s};
+    struct member_options o = {
+        .registry = s->members_registry,
+        .role = "server",
+        .name = "a",
+        .addresses = addresses,
+        .capacity = {.cores = 3, .gpus = 1, .memory_bytes = 5000000000, .device_class = "cpu avx2"},
+        .call_timeout_ms = WAIT_MS,
+        .describe = describe,
+        .follow = follow,
+        .orphaned = orphaned,
+        .context = s};
     assert_int_equal(member_start(&o, &s->member), ERR_NONE);
 }
 
@@ -194,6 +197,35 @@ static void test_no_leader_yet(void **state)
     stage_deinit(&s);
 }
 
+/* In the registry, for whoever looks there, and in the state. */
+static void test_capacity(void **state)
+{
+    struct stage s;
+    stage_init(&s);
+    lead(&s, "memory:member-3");
+    assert_true(wait_for(&s, &s.call_count, 1));
+    assert_int_equal(s.states[0]->cores, 3);
+    assert_int_equal(s.states[0]->gpus, 1);
+    assert_int_equal(s.states[0]->memory_bytes, 5000000000);
+    assert_string_equal(s.states[0]->device_class, "cpu avx2");
+    struct registry_entry *entries;
+    size_t count;
+    struct json *o;
+    assert_int_equal(registry_members(s.registry, "server", &entries, &count), ERR_NONE);
+    assert_int_equal(count, 1);
+    const char *record = entries[0].record;
+    assert_int_equal(json_parse("record", record, strlen(record), &o), ERR_NONE);
+    assert_string_equal(json_as_text(json_get(o, "role")), "server");
+    assert_string_equal(json_as_text(json_at(json_get(o, "addresses"), 0)), "memory:somebody");
+    assert_int_equal(json_as_int(json_get(o, "cores")), 3);
+    assert_int_equal(json_as_int(json_get(o, "gpus")), 1);
+    assert_int_equal(json_as_int(json_get(o, "memory_bytes")), 5000000000);
+    assert_string_equal(json_as_text(json_get(o, "device_class")), "cpu avx2");
+    json_destroy(o);
+    registry_entries_free(entries, count);
+    stage_deinit(&s);
+}
+
 static void test_poke(void **state)
 {
     struct stage s;
@@ -250,9 +282,8 @@ int main(void)
 {
     log_set_level(LOG_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_leader_yet),
-        cmocka_unit_test(test_poke),
-        cmocka_unit_test(test_orders_once),
+        cmocka_unit_test(test_no_leader_yet),  cmocka_unit_test(test_capacity),
+        cmocka_unit_test(test_poke),           cmocka_unit_test(test_orders_once),
         cmocka_unit_test(test_leader_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
