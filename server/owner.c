@@ -15,6 +15,7 @@
 #define QUEUE_MAX 16384u
 #define TICK_MS   100u
 #define POLL_MS   5u /* while a writer finishes a snapshot */
+#define ROOM_MS   1u /* until a writer that is behind has room again */
 #define SIZE_MS   1000u
 #define SLICE_NS  1000000u
 
@@ -264,6 +265,8 @@ static uint32_t work_on_snapshots(struct owner *o, uint64_t now)
         enum snapshot_work left = holding_work(&o->holdings[i], SLICE_NS, now);
         if (left == SNAPSHOT_MORE)
             sleep = 0;
+        else if (left == SNAPSHOT_HELD_UP && sleep > ROOM_MS)
+            sleep = ROOM_MS;
         else if (left == SNAPSHOT_WRITING && sleep > POLL_MS)
             sleep = POLL_MS;
     }

@@ -37,7 +37,7 @@ void holding_follow(struct holding *h, const Paramd__Control__ServerOrders *orde
                     uint64_t now_ms);
 /* Begins the snapshot whose drain point the shard has come to. */
 void holding_begin_due(struct holding *h, uint64_t now_ms);
-enum snapshot_work { SNAPSHOT_NONE, SNAPSHOT_WRITING, SNAPSHOT_MORE };
+enum snapshot_work { SNAPSHOT_NONE, SNAPSHOT_WRITING, SNAPSHOT_HELD_UP, SNAPSHOT_MORE };
 enum snapshot_work holding_work(struct holding *h, uint64_t budget_ns, uint64_t now_ms);
 
 #endif

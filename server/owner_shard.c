@@ -250,7 +250,9 @@ enum snapshot_work holding_work(struct holding *h, uint64_t budget_ns, uint64_t 
     const char *why;
     switch (snapshot_poll(h->snapshot, now_ms, &files, &file_count, &why)) {
     case SNAPSHOT_RUNNING:
-        return h->streaming ? SNAPSHOT_MORE : SNAPSHOT_WRITING;
+        if (!h->streaming)
+            return SNAPSHOT_WRITING;
+        return snapshot_is_held_up(h->snapshot) ? SNAPSHOT_HELD_UP : SNAPSHOT_MORE;
     case SNAPSHOT_DURABLE:
         board_durable(&h->place, h->armed, files, file_count);
         snapshot_destroy(h->snapshot);

@@ -41,7 +41,7 @@ struct snapshot {
     float *states;
     uint32_t next_row, row_count; /* of keys and states: fetched, not yet in a block */
     struct snapshot_block *ready; /* made, but the writer had no room */
-    bool handed_over;
+    bool handed_over, is_held_up;
 
     /* What is frozen: the tables from `table` on, and these. */
     bool is_frozen;
@@ -388,6 +388,7 @@ bool snapshot_step(struct snapshot *s, uint64_t budget_ns)
 {
     uint64_t start = clock_ns();
 
+    s->is_held_up = false;
     if (snapshot_writer_state(s->writer) != SNAPSHOT_RUNNING) {
         thaw(s);
         return false;
@@ -395,8 +396,9 @@ bool snapshot_step(struct snapshot *s, uint64_t budget_ns)
     enum err err = check_copies(s);
     while (!err && !s->handed_over) {
         if (s->ready) {
-            if (snapshot_writer_push(s->writer, s->ready) != ERR_NONE)
-                return true; /* the writer is behind: later */
+            s->is_held_up = snapshot_writer_push(s->writer, s->ready) != ERR_NONE;
+            if (s->is_held_up)
+                return true;
             s->ready = NULL;
         }
         err = serialize(s);
@@ -408,6 +410,11 @@ bool snapshot_step(struct snapshot *s, uint64_t budget_ns)
         return false;
     }
     return !s->handed_over;
+}
+
+bool snapshot_is_held_up(const struct snapshot *s)
+{
+    return s->is_held_up;
 }
 
 enum snapshot_state snapshot_poll(struct snapshot *s, uint64_t now_ms,

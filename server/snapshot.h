@@ -38,6 +38,8 @@ enum err snapshot_begin(const struct snapshot_options *o, struct snapshot **out)
 /* More to serialize? false: all has been handed to the writer, or it is abandoned. budget_ns: about
    1 ms. */
 bool snapshot_step(struct snapshot *s, uint64_t budget_ns);
+/* The last step ended because the writer is behind: another one at once would bring nothing. */
+bool snapshot_is_held_up(const struct snapshot *s);
 enum snapshot_state { SNAPSHOT_RUNNING, SNAPSHOT_DURABLE, SNAPSHOT_ABANDONED };
 /* ABANDONED: *why_out is the reason, borrowed. DURABLE: *files_out, borrowed. */
 enum snapshot_state snapshot_poll(struct snapshot *s, uint64_t now_ms,
