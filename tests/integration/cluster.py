@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 
-from harness import ROOT, run
+from harness import PARAMCTL, run
 
 SETTINGS = ["peer_timeout=2s", "call_timeout=2s", "replace_wait=1s", "recovery_limit=50", "stall_timeout=60s"]
 
@@ -19,7 +19,9 @@ class Cluster:
         self.place, self.registry = place, registry
         self.settings = SETTINGS + list(settings)
         self.daemons = {}  # name -> process
-        self.count = 0
+        self.ended = {}    # name -> when it was first seen to have ended
+        self.prefix = {}   # name -> command that starts it, such as one that enters a network namespace
+        self.own = {}      # name -> settings of its own
 
     def __enter__(self):
         return self
@@ -34,10 +36,11 @@ class Cluster:
     def start(self, name):
         """`server-1`, `worker-2` …: the role is what the name begins with."""
         role = name.split("-")[0]
-        self.count += 1
         log = open(os.path.join(self.place, f"{name}.log"), "ab")
-        arguments = [os.path.join(ROOT, "build", f"paramd-{role}"), "--set", f"registry={self.registry}"]
+        program = os.path.join(os.path.dirname(os.path.abspath(PARAMCTL)), f"paramd-{role}")
+        arguments = self.prefix.get(name, []) + [program, "--set", f"registry={self.registry}"]
         sets = self.settings + [f"name={name}"] + ([f"scratch={self.place}/cache"] if role == "worker" else [])
+        sets += self.own.get(name, [])
         for s in sets:
             arguments += ["--set", s]
         environment = {k: v for k, v in os.environ.items() if k != "PARAMD_PARENT_FD"}
@@ -50,12 +53,29 @@ class Cluster:
         if number == signal.SIGKILL:
             self.daemons[name].wait(30)
 
-    def restart_dead(self):
-        """Starts again what has ended. -> names"""
-        dead = [name for name, process in self.daemons.items() if process.poll() is not None]
+    def restart_dead(self, after=0):
+        """Starts again what has ended, so many seconds after that was seen. -> names"""
+        now = time.monotonic()
+        dead = [name for name, process in self.daemons.items()
+                if process.poll() is not None and now - self.ended.setdefault(name, now) >= after]
         for name in dead:
+            del self.ended[name]
             self.start(name)
         return dead
+
+    def log(self, name, offset=0):
+        try:
+            with open(os.path.join(self.place, f"{name}.log"), "rb") as f:
+                f.seek(offset)
+                return f.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def log_size(self, name):
+        try:
+            return os.path.getsize(os.path.join(self.place, f"{name}.log"))
+        except OSError:
+            return 0
 
     def ctl(self, *arguments, timeout=60):
         return run(list(arguments) + ["--registry", self.registry], self.place, timeout)
@@ -71,15 +91,13 @@ class Cluster:
         """The name of the server that leads, by the newest line that says so; None: nobody does."""
         newest = None
         for name in self.daemons:
-            path = os.path.join(self.place, f"{name}.log")
-            if not name.startswith("server") or not os.path.exists(path):
+            if not name.startswith("server"):
                 continue
-            with open(path, errors="replace") as f:
-                for line in f:
-                    if "leads term=" in line:
-                        term = int(line.split("leads term=")[1].split()[0])
-                        if newest is None or term > newest[0]:
-                            newest = (term, name)
+            for line in self.log(name).splitlines():
+                if "leads term=" in line:
+                    term = int(line.split("leads term=")[1].split()[0])
+                    if newest is None or term > newest[0]:
+                        newest = (term, name)
         return newest[1] if newest else None
 
     def wait(self, job, states=("DONE", "FAILED", "STOPPED"), timeout=120, supervise=True):
