@@ -226,9 +226,7 @@ static void wait_changed(struct member *m, uint64_t until_ms)
 /* Hands over what arrived, if it is not what we follow already and not of an earlier leader. */
 static void follow_arrived(struct member *m, Paramd__Control__MemberOrders *orders)
 {
-    bool news = orders->term > m->term ||
-                (orders->term == m->term && orders->orders_version > m->orders_version);
-    if (news) {
+    if (member_is_news(m->term, m->orders_version, orders)) {
         m->term = orders->term;
         m->orders_version = orders->orders_version;
         m->options.follow(m->options.context, orders);

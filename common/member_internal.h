@@ -1,13 +1,29 @@
 /*
- * member_internal.h - what member.c and member_call.c share.
+ * member_internal.h - what member.c, member_call.c and the simulator's member share.
  */
 #ifndef PARAMD_COMMON_MEMBER_INTERNAL_H
 #define PARAMD_COMMON_MEMBER_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/member.h"
+#include "common/plant.h"
+#include "proto/control.pb-c.h"
 
 /* What a member's entry in the registry holds; freed with mem_free(). */
 char *member_record(const struct member_options *o);
 /* The address to dial of a record that member_leader_record() made; NULL when it is not one.
  * mem_free(). */
 char *member_record_address(const char *record);
+
+/* Newer than what is followed already, and not of an earlier leader. */
+static inline bool member_is_news(uint64_t term, uint64_t version,
+                                  const Paramd__Control__MemberOrders *o)
+{
+    if (PLANT(old_term_followed) && o->term < term)
+        return true;
+    return o->term > term || (o->term == term && o->orders_version > version);
+}
 
 #endif

@@ -1,6 +1,7 @@
 #include "common/steps.h"
 
 #include "common/check.h"
+#include "common/plant.h"
 
 static uint64_t saturating_multiply(uint64_t a, uint64_t b)
 {
@@ -158,6 +159,7 @@ void steps_batches_pulled(const struct steps *s, uint64_t seq, uint64_t *first, 
 {
     uint64_t next = steps_drain_next(s, seq);
     uint64_t ahead = seq + 1 + s->pipeline_depth;
-    *first = steps_is_drain(s, seq) ? seq + 1 : ahead;
+    bool drains = steps_is_drain(s, seq) && !PLANT(drain_pulls_one);
+    *first = drains ? seq + 1 : ahead;
     *last = minimum(ahead, next);
 }

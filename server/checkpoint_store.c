@@ -8,6 +8,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "common/storage.h"
 #include "server/shard_file.h"
 #include "server/snapshot.h"
@@ -427,9 +428,10 @@ enum err checkpoint_retain(const char *job_uri, uint32_t keep, const char *const
         return err;
     for (size_t i = 0; i < count; i++) {
         bool is_good = l[i].committed && l[i].refused == ERR_NONE;
-        bool goes = is_good ? good >= (keep ? keep : 1) : good && l[i].refused != ERR_UNSUPPORTED;
+        bool goes = is_good ? good + PLANT(retention_eager) >= (keep ? keep : 1)
+                            : good && l[i].refused != ERR_UNSUPPORTED;
         good += is_good;
-        if (!goes || is_protected(&l[i], protect))
+        if (!goes || (is_protected(&l[i], protect) && !PLANT(retention_eager)))
             continue;
         enum err failed = storage_remove_tree(l[i].directory);
         if (failed) {

@@ -3,6 +3,7 @@
 #include "common/check.h"
 #include "common/limits.h"
 #include "common/mem.h"
+#include "common/plant.h"
 
 enum err consistency_init(struct consistency_state *c, const struct steps *steps,
                           uint32_t rank_count, uint32_t staleness, uint64_t version)
@@ -48,14 +49,16 @@ enum push_decision consistency_decide(const struct consistency_state *c, uint32_
 {
     CHECK(rank < c->rank_count);
     const struct consistency_rank *r = &c->ranks[rank];
-    if (lease < r->lease)
+    if (lease < r->lease && !PLANT(lease_ignored))
         return PUSH_REPLACED;
-    if (seq <= r->received)
+    if (seq <= (PLANT(duplicate_by_applied) ? r->applied : r->received))
         return PUSH_DUPLICATE;
     uint64_t window = (uint64_t)c->steps.pipeline_depth + 1;
     if (seq > c->steps.last_step || seq - r->applied > window)
         return PUSH_BEYOND;
     uint64_t barrier = steps_drain_before(&c->steps, seq);
+    if (PLANT(drain_no_barrier))
+        return PUSH_TAKE;
     if (!consistency_at_drain(c, barrier) || verdict_missing(c, barrier))
         return PUSH_PAST_BARRIER;
     if (c->verdict_stop && barrier >= c->verdict_step)
@@ -115,11 +118,12 @@ bool consistency_may_reply(const struct consistency_state *c, uint32_t rank, uin
     /* All ranks make the same steps up to a drain point, so one that has finished its epoch is not
        the slowest of those that have not. */
     if (c->steps.consistency == CONSISTENCY_SSP && seq > c->version &&
-        seq - c->version > c->staleness)
+        seq - c->version > c->staleness && !PLANT(staleness_ignored))
         return false;
-    if (!steps_is_drain(&c->steps, seq))
+    if (!steps_is_drain(&c->steps, seq) || PLANT(drain_no_barrier))
         return true;
-    return consistency_at_drain(c, seq) && !verdict_missing(c, seq) && !c->paused;
+    bool paused = c->paused && !PLANT(pause_ignored);
+    return consistency_at_drain(c, seq) && !verdict_missing(c, seq) && !paused;
 }
 
 bool consistency_at_drain(const struct consistency_state *c, uint64_t step)

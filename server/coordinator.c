@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 #define JOBS_KEPT 64u /* of those that are over, for their status */
@@ -54,7 +55,7 @@ static bool fail_by_member(struct coordinator *c, struct job_run *j, const struc
                            uint64_t now)
 {
     const Paramd__Control__MemberState *s = state_of(j, f);
-    if (s == NULL || s->failure == NULL ||
+    if (s == NULL || s->failure == NULL || PLANT(bad_record_moves) ||
         (s->failure->kind != PARAMD__CONTROL__FAILURE__KIND__INPUT &&
          s->failure->kind != PARAMD__CONTROL__FAILURE__KIND__BUG))
         return false;
@@ -180,7 +181,8 @@ enum err coordinator_member(struct coordinator *c, Paramd__Control__MemberState 
     f->named = false;
     f->seen_ms = now_ms;
     /* Two exchanges of a member may arrive in either order. */
-    bool older = f->state != NULL && state->sequence != 0 && state->sequence < f->state->sequence;
+    bool older = f->state != NULL && state->sequence != 0 &&
+                 state->sequence < f->state->sequence && !PLANT(older_state_taken);
     if (older) {
         paramd__control__member_state__free_unpacked(state, NULL);
         return ERR_NONE;

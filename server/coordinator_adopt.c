@@ -2,6 +2,7 @@
 
 #include "common/json.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 /*
@@ -174,7 +175,7 @@ static bool take_formation(struct coordinator *c, struct job_run *j, const struc
     j->base.loss = json_as_int(json_get(f, "base_loss"));
     j->base.weight = json_as_int(json_get(f, "base_weight"));
     j->latest = j->epoch_base = j->base;
-    j->verdict_step = number_of(o, "verdict_step");
+    j->verdict_step = PLANT(verdict_forgotten) ? 0 : number_of(o, "verdict_step");
     j->verdict_stop = flag_of(o, "verdict_stop");
     j->best_name = text_of(o, "best");
     uint64_t generation;

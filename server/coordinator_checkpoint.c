@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 /*
@@ -54,6 +55,8 @@ static uint64_t asked_target(const struct job_run *j, uint64_t largest)
         return NO_STEP;
     if (j->hold != HOLD_NONE)
         return j->hold_step;
+    if (PLANT(checkpoint_anywhere) && largest + 1 + j->snap_margin < j->steps.last_step)
+        return largest + 1 + j->snap_margin;
     return steps_drain_at_or_after(&j->steps, largest + 1 + j->snap_margin);
 }
 
@@ -262,6 +265,8 @@ static void publish(struct coordinator *c, struct job_run *j)
 /* A manifest has the evaluation of its own step, so that who resumes knows it. */
 static bool awaits_evaluation(const struct job_run *j)
 {
+    if (PLANT(evaluation_after_commit))
+        return false;
     return j->eval_examples > 0 && steps_is_eval(&j->steps, j->snap_step) &&
            evals_find(j, j->snap_step, false) == NULL;
 }
@@ -276,6 +281,8 @@ static void armed_step(struct coordinator *c, struct job_run *j, uint64_t now)
     if (n.abandoned > 0)
         give_up(c, j, n.why, now);
     else if (n.durable == j->layout->shard_count && !awaits_evaluation(j))
+        publish(c, j);
+    else if (n.durable > 0 && PLANT(manifest_early))
         publish(c, j);
     else if (n.durable < j->layout->shard_count && j->snap_drained_ms != 0 &&
              now - j->snap_drained_ms > (uint64_t)j->job->checkpoint.timeout_ms + SLACK_MS)
@@ -301,7 +308,7 @@ static void retain(struct coordinator *c, const struct job_run *j)
     a->protect = must_alloc(4 * sizeof *a->protect);
     size_t n = 0;
     a->protect[n++] = must_strdup(j->newest_name);
-    if (j->best_name != NULL)
+    if (j->best_name != NULL && !PLANT(best_unprotected))
         a->protect[n++] = must_strdup(j->best_name);
     if (j->restore_name != NULL)
         a->protect[n++] = must_strdup(j->restore_name);
@@ -337,7 +344,7 @@ void snap_result(struct coordinator *c, struct job_run *j, const struct coordina
         return;
     /* One of this generation and step can only be of these very shards: an earlier leader, or an
      * earlier attempt whose answer was lost, committed it. Its files may have other names. */
-    if (r->code == ERR_NONE || r->code == ERR_EXISTS)
+    if (r->code == ERR_NONE || (r->code == ERR_EXISTS && !PLANT(own_commit_refused)))
         published(c, j, now);
     else if (r->code == ERR_REFUSED)
         job_fail(c, j, now, "checkpoint of step %llu: %s", (unsigned long long)j->snap_step,

@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 /*
@@ -63,7 +64,7 @@ static size_t put_leases(const struct job_run *j, uint32_t slot, struct parts *p
         count++;
         paramd__control__lease__init(l);
         l->rank = r;
-        l->lease = j->lease[r];
+        l->lease = PLANT(lease_kept) ? 1 : j->lease[r];
     }
     return count;
 }

@@ -2,6 +2,7 @@
 
 #include "common/json.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 /*
@@ -55,7 +56,7 @@ static void choose(struct coordinator *c, struct job_run *j, uint64_t now)
     for (j->picked = 0; j->picked < j->candidate_count; j->picked++) {
         const struct candidate *k = &j->candidates[j->picked];
         committed += k->committed;
-        if (k->committed && k->refused == NULL)
+        if (k->committed && k->refused == NULL && !(PLANT(restores_second) && committed < 2))
             break;
     }
     if (j->picked < j->candidate_count) {
@@ -134,7 +135,7 @@ static bool has_newer(const struct job_run *j, const char *name)
         const struct candidate *k = &j->candidates[i];
         bool newer =
             k->generation > generation || (k->generation == generation && k->step > step);
-        if (newer && k->committed && k->refused == NULL)
+        if (newer && k->committed && k->refused == NULL && !PLANT(record_behind_retention))
             return true;
     }
     return false;
@@ -192,7 +193,7 @@ static void take_listing(struct coordinator *c, struct job_run *j,
     for (size_t i = 0; i < r->listing_count; i++)
         if (r->listing[i].generation > largest)
             largest = r->listing[i].generation;
-    j->generation = largest + 1;
+    j->generation = PLANT(generation_again) && largest > 0 ? largest : largest + 1;
     if (j->first_generation == 0)
         j->first_generation = j->generation;
     if (j->eval_mode) {
@@ -207,7 +208,8 @@ static void take_listing(struct coordinator *c, struct job_run *j,
     j->picked = j->candidate_count;
     if (j->fresh && !j->taken) {
         j->pick = PICK_DONE;
-    } else if (record.checkpoint[0] != '\0' && !is_listed(j, record.checkpoint) &&
+    } else if (!PLANT(empty_listing) && record.checkpoint[0] != '\0' &&
+               !is_listed(j, record.checkpoint) &&
                !has_newer(j, record.checkpoint)) {
         job_fail(
             c, j, now,

@@ -2,6 +2,7 @@
 
 #include "common/json.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 /*
@@ -175,7 +176,9 @@ void record_begin(struct coordinator *c, struct job_run *j, enum record_what wha
     j->recording = what;
     j->record_id = act_record(c, j);
     j->record_retry_ms = now + RETRY_MS;
-    if (j->record_id == 0)
+    bool early = (what == RECORD_VERDICT && PLANT(verdict_before_record)) ||
+                 (what == RECORD_FORM && PLANT(form_before_record));
+    if (j->record_id == 0 || early)
         take_effect(c, j, now);
 }
 
@@ -189,7 +192,7 @@ static bool is_superseded(const struct job_run *j)
 {
     for (const struct job_run *k = j->next; job_is_over(j) && k != NULL; k = k->next)
         if (strcmp(k->name, j->name) == 0 && (k->taken || k->recording != RECORD_NONE))
-            return true;
+            return !PLANT(end_over_successor);
     return false;
 }
 

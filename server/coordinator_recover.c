@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 /*
@@ -189,7 +190,7 @@ static bool take_want(struct coordinator *c, struct job_run *j, struct fellow *f
 {
     const Paramd__Control__MemberState *s = state_of(j, f);
     if (s == NULL || s->failure == NULL ||
-        s->failure->kind != PARAMD__CONTROL__FAILURE__KIND__RESOURCE)
+        (s->failure->kind != PARAMD__CONTROL__FAILURE__KIND__RESOURCE && !PLANT(bad_record_moves)))
         return false;
     f->shunned_job = j->sequence;
     f->shunned_ms = now + SHUN_MS;

@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/coordinator_internal.h"
 
 /*
@@ -112,6 +113,8 @@ void slots_step(struct coordinator *c, struct job_run *j, uint64_t now)
     for (uint32_t w = 0; w < j->worker_count; w++)
         if (j->next_workers[w] != NULL && j->next_workers[w] != j->workers[w])
             j->next_workers[w]->reserved = j;
+    if (PLANT(move_before_record))
+        slots_moved(c, j, now);
     record_begin(c, j, RECORD_MOVE, now);
 }
 
@@ -180,13 +183,15 @@ uint32_t shares_take(struct job_run *j)
     uint32_t missing = 0;
     for (uint32_t w = 0; w < j->worker_count; w++) {
         const Paramd__Control__MemberState *s = state_of(j, j->workers[w]);
-        if (s == NULL || s->worker == NULL || s->worker->evaluated_step != j->hold_step + 1)
+        if (s == NULL || s->worker == NULL ||
+            (s->worker->evaluated_step != j->hold_step + 1 && !PLANT(share_of_another_step)))
             continue;
         for (uint32_t slot = 0; slot < j->worker_count; slot++) {
             uint32_t first, end;
             rank_range(j, slot, &first, &end);
             struct share *share = &j->shares_of[slot];
-            if (share->is_done || s->worker->evaluated_part != first ||
+            bool done = share->is_done && !PLANT(share_counted_twice);
+            if (done || s->worker->evaluated_part != first ||
                 s->worker->evaluated_part_count != end - first)
                 continue;
             share->is_done = true;

@@ -4,6 +4,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "common/storage.h"
 #include "server/owner_internal.h"
 
@@ -153,7 +154,8 @@ static void follow_arm(struct holding *h, uint64_t step)
         return;
     uint64_t version = shard_version(h->shard);
     bool held = step == version && is_held(h, step);
-    if (h->snapshot != NULL || h->armed != 0 || (step <= version && !held)) {
+    bool past = step <= version && !held && !PLANT(armed_in_the_past);
+    if (h->snapshot != NULL || h->armed != 0 || past) {
         board_arm_refused(&h->place, step);
         return;
     }
@@ -164,7 +166,7 @@ static void follow_arm(struct holding *h, uint64_t step)
 
 static void follow_disarm(struct holding *h, uint64_t step)
 {
-    if (step == 0 || h->armed != step)
+    if (step == 0 || h->armed != step || PLANT(disarm_ignored))
         return;
     snapshot_destroy(h->snapshot);
     h->snapshot = NULL;

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "server/shard_internal.h"
 
 #define PROGRESS_MS 100 /* between two notices away from drain points */
@@ -134,7 +135,8 @@ void shard_advanced(struct shard *s)
         s->early_verdict_step = 0;
     }
     bool moved = version > s->told_step;
-    if (moved && steps_is_drain(&s->consistency.steps, version)) {
+    bool drained = steps_is_drain(&s->consistency.steps, version) || PLANT(checkpoint_anywhere);
+    if (moved && drained) {
         tell_progress(s);
         notify(s, SHARD_AT_DRAIN, "");
     } else if (moved && s->now_ms - s->told_ms >= PROGRESS_MS) {

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 
 /* ---- values ---- */
 
@@ -55,6 +56,9 @@ static void gather(const struct schema_table *schema, const struct table *t,
         float **here = rows[turn], **there = rows[turn ^ 1];
         next_keys(&k, t, (now + 2) % 3);
         table_find(t, k.keys[next], k.counts[next], there);
+        if (PLANT(pull_creates))
+            CHECK(table_find_or_insert((struct table *)(uintptr_t)t, k.keys[now], k.counts[now],
+                                       here) == ERR_NONE);
         for (uint32_t i = 0; i < k.counts[now]; i++, out += dim) {
             if (i < k.counts[next])
                 table_ahead(there[i], dim);
@@ -190,7 +194,7 @@ void answer_try(struct shard *s, uint32_t rank, struct shard_push *p)
     if (p->reply == NULL || p->state != PUSH_APPLIED || s->failed != NULL ||
         !consistency_may_reply(&s->consistency, rank, p->seq))
         return;
-    if (shard_is_bsp(s)) {
+    if (shard_is_bsp(s) && !PLANT(answers_fresh)) {
         answer_values(s, rank, p, &p->answer);
         return;
     }

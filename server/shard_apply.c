@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 
 #define KEYS_AT_ONCE 32
 #define PIECE_FLOATS 4096 /* of a dense block, at once */
@@ -145,6 +146,8 @@ static bool stream_advance(struct row_stream *r)
 
 static bool before(const struct row_stream *a, const struct row_stream *b)
 {
+    if (a->key == b->key && PLANT(rank_order_ignored))
+        return a->order > b->order;
     return a->key != b->key ? a->key < b->key : a->order < b->order;
 }
 
@@ -489,6 +492,8 @@ enum err shard_apply(struct shard *s, struct shard_push *const *pushes, uint32_t
     double weight = 0.0;
     for (uint32_t i = 0; i < count; i++)
         weight += request_of(pushes[i])->skipped ? 0.0 : request_of(pushes[i])->weight;
+    if (PLANT(weight_of_last))
+        weight = request_of(pushes[count - 1])->weight;
     if (weight == 0.0)
         return ERR_NONE;
     u.grad_scale = (float)(1.0 / weight);

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 
 #define STATUS(name) PARAMD__PUSH_PULL_REPLY__STATUS__##name
 
@@ -19,7 +20,7 @@ Paramd__PushPullReply__Status shard_identify(const struct shard *s, const struct
         *why = "this shard belongs to another job";
         return STATUS(WRONG_JOB);
     }
-    if (i->generation != s->options.generation) {
+    if (i->generation != s->options.generation && !PLANT(generation_ignored)) {
         *why = "this shard is of another generation";
         return STATUS(NOT_FORMED);
     }

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "common/str.h"
 
 #define STATUS(name) PARAMD__PUSH_PULL_REPLY__STATUS__##name
@@ -243,6 +244,8 @@ static void take(struct request *r)
     struct consistency_rank *c = &s->consistency.ranks[rank];
     while (kept_find(s, rank, c->received + 1) != NULL)
         consistency_received(&s->consistency, rank, c->received + 1, c->acked);
+    if (PLANT(kept_until_pushed) && shard_is_bsp(s))
+        kept_acknowledge(s, rank, q->seq);
     if (shard_is_bsp(s)) {
         apply_ready(s);
     } else if (p->seq == c->received) {
@@ -286,6 +289,10 @@ static void take_again(struct request *r, struct shard_push *p)
     }
     if (!shard_is_bsp(s))
         want(r, p);
+    if (PLANT(duplicate_applied) && !shard_is_bsp(s)) {
+        struct shard_push twice = {.message = r->message}, *one = &twice;
+        CHECK(shard_apply(s, &one, 1, p->seq) == ERR_NONE);
+    }
     attach(r, p);
 }
 
@@ -324,18 +331,19 @@ static void new_push(struct request *r)
     struct shard *s = r->shard;
     const struct consistency_rank *c = &s->consistency.ranks[r->q->rank];
     struct shard_push *p = kept_find(s, r->q->rank, r->q->seq);
-    if (p != NULL) { /* before its turn, but here */
+    if (p != NULL && !PLANT(duplicate_by_applied)) { /* before its turn, but here */
         take_again(r, p);
         return;
     }
-    if (s->options.memory_bytes != 0 && r->q->seq != c->applied + 1 &&
+    bool next = r->q->seq == c->applied + 1 && !PLANT(busy_for_all);
+    if (s->options.memory_bytes != 0 && !next &&
         shard_memory(s) + r->body.size > s->options.memory_bytes) {
         answer(r, STATUS(BUSY), "over the memory budget");
         return;
     }
     enum err e = check_push(s, r->q);
     if (e == ERR_NONE) {
-        e = check_blocks(r, true);
+        e = check_blocks(r, !PLANT(push_unchecked));
         if (e == ERR_REFUSED) { /* not finite, past all that should have kept it back */
             shard_fail(s, err_text());
             answer(r, STATUS(FAILED), s->failed);

@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "common/check.h"
+#include "common/plant.h"
 #include "server/table_internal.h"
 
 void table_snapshot_begin(struct table *t, uint64_t memory_bytes)
@@ -59,7 +60,7 @@ static enum err copy_row(struct table *t, uint64_t key, const float *row)
 enum err table_touch(struct table *t, const uint64_t *keys, float *const *rows, uint32_t count)
 {
     struct table_snapshot *s = &t->snapshot;
-    if (s->state != SNAPSHOT_ACTIVE || s->done)
+    if (s->state != SNAPSHOT_ACTIVE || s->done || PLANT(rows_not_frozen))
         return ERR_NONE;
     for (uint32_t i = 0; i < count; i++) {
         if (keys[i] < s->next_key || index_find(&t->index, keys[i]) >= s->rows_at_begin)

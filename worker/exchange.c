@@ -5,6 +5,7 @@
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "common/rng.h"
 #include "worker/exchange_internal.h"
 
@@ -389,6 +390,24 @@ const char *exchange_why(const struct exchange *x, uint32_t index)
 uint64_t exchange_next_step(const struct exchange *x, uint32_t index)
 {
     return session_next(x->ranks[index].session);
+}
+
+void exchange_let_go(struct exchange *x, uint32_t index)
+{
+    x->ranks[index].is_over = true;
+}
+
+bool exchange_behind(const struct exchange *x, uint32_t *index_out)
+{
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < x->rank_count; i++) {
+        uint64_t next = session_next(x->ranks[i].session);
+        if (x->ranks[i].is_over || next > x->options.steps.last_step || next >= least)
+            continue;
+        least = PLANT(ranks_in_turn) ? 0 : next;
+        *index_out = i;
+    }
+    return least != UINT64_MAX;
 }
 
 uint64_t exchange_acked(const struct exchange *x, uint32_t index)

@@ -124,6 +124,11 @@ enum err exchange_finish(struct exchange *x, uint32_t index) MUST_CHECK;
 enum session_state exchange_state(const struct exchange *x, uint32_t index);
 const char *exchange_why(const struct exchange *x, uint32_t index);
 uint64_t exchange_next_step(const struct exchange *x, uint32_t index); /* the next to be pushed */
+/* The caller has done with this rank. */
+void exchange_let_go(struct exchange *x, uint32_t index);
+/* The rank that is behind of those that are not over: for each step a worker sends for every rank
+ * before it waits. false: all are over. */
+bool exchange_behind(const struct exchange *x, uint32_t *index_out);
 uint64_t exchange_acked(const struct exchange *x, uint32_t index);
 uint64_t exchange_wait_ns(const struct exchange *x); /* spent waiting for replies, so far */
 

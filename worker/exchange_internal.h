@@ -68,7 +68,7 @@ struct step {
 struct rank {
     struct exchange_rank_options options;
     struct session *session;
-    bool has_begun;
+    bool has_begun, is_over;
     uint64_t given; /* the last batch that was given */
     uint64_t first_batch;
     uint64_t oldest;              /* steps before it are released */

@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 
 /* The first of ascending keys that is >= key. */
 static uint32_t lower_bound(const uint64_t *keys, uint32_t count, uint64_t key)
@@ -146,12 +147,16 @@ static void encode_push_pull(struct exchange *x, const struct rank *r,
     q.shard = send->shard;
     q.seq = send->seq;
     q.acked = session_acked(r->session);
+    if (PLANT(acked_by_one))
+        q.acked = send->seq > r->options.start ? send->seq - 1 : send->seq;
     q.header_only = send->header_only;
     if (!send->header_only) {
         q.skipped = s->skipped;
         q.weight = s->weight;
         q.push = x->block_pointers;
-        if (!s->push_is_empty)
+        bool half = PLANT(half_a_step) && s->skipped && send->shard > 0;
+        q.skipped = q.skipped && !half;
+        if (!s->push_is_empty || half)
             q.n_push = push_blocks(x, shard, s, x->blocks, &payload);
         if (bsp)
             q.checksum = wire_checksum_payload(&payload, q.push, q.n_push);

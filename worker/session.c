@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/plant.h"
 #include "common/rng.h"
 
 /* A shard that says WAITING sooner than this after the question is not asked again before. */
@@ -108,7 +109,8 @@ bool session_may_push(const struct session *s)
         return false;
     if (s->oldest == s->next)
         return true;
-    return s->next - s->oldest < s->window && !steps_is_drain(&s->options.steps, s->next - 1);
+    bool drains = steps_is_drain(&s->options.steps, s->next - 1) && !PLANT(drain_no_barrier);
+    return s->next - s->oldest < s->window && !drains;
 }
 
 uint64_t session_seq_of_values(const struct session *s, uint64_t batch)
@@ -191,7 +193,7 @@ void session_push(struct session *s, uint64_t now_ms)
 static void begin(struct session *s, uint64_t now_ms)
 {
     const struct steps *steps = &s->options.steps;
-    uint64_t acked = s->resume_acked;
+    uint64_t acked = s->resume_acked + PLANT(cursor_off_by_one);
     bool empty_push = steps->consistency != CONSISTENCY_BSP || acked <= s->options.start;
     s->state = SESSION_RUNNING;
     s->floor = acked;
@@ -369,7 +371,7 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
     if ((call->what == SESSION_SEND_RESUME) != (s->state == SESSION_RESUMING))
         return SESSION_NOTHING;
     struct ask *a = ask_of(s, call);
-    if (a == NULL || a->phase != PHASE_SENT)
+    if (a == NULL || (a->phase != PHASE_SENT && !PLANT(late_reply_taken)))
         return SESSION_NOTHING;
     bool lacks_body =
         reply->status == PARAMD__PUSH_PULL_REPLY__STATUS__LACKING && !call->header_only;
@@ -387,7 +389,7 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
         answered(s, call, a, false);
         return SESSION_TAKE;
     case PARAMD__PUSH_PULL_REPLY__STATUS__STOP:
-        answered(s, call, a, true);
+        answered(s, call, a, !PLANT(stop_ignored));
         return SESSION_TAKE;
     case PARAMD__PUSH_PULL_REPLY__STATUS__WAITING:
         make_due(s, a,
@@ -402,7 +404,8 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
                             ", which it had answered",
                             s->options.rank, call->shard, call->seq));
         else if (call->header_only)
-            make_due(s, a, now_ms, false);
+            make_due(s, a, now_ms + WAITING_PAUSE_MS * PLANT(body_never_again),
+                     PLANT(body_never_again));
         else /* no shard lacks what has just been sent; but never in a tight loop */
             back_off(s, call, a, false, "the shard lacks a push that it has been sent", now_ms);
         break;

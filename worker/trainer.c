@@ -175,6 +175,7 @@ static enum err rank_over(struct trainer *t, struct replica *r, enum err e)
         return e;
     }
     r->is_over = true;
+    exchange_let_go(t->exchange, r->index);
     switch (exchange_state(t->exchange, r->index)) {
     case SESSION_FINISHED:
         return ERR_NONE;
@@ -396,16 +397,8 @@ static enum err train_step(struct trainer *t, struct replica *r)
 /* The rank that is behind, or NULL when all are over. */
 static struct replica *pick(struct trainer *t)
 {
-    struct replica *behind = NULL;
-    for (uint32_t i = 0; i < t->rank_count; i++) {
-        struct replica *r = &t->replicas[i];
-        if (r->is_over || exchange_next_step(t->exchange, r->index) > t->steps.last_step)
-            continue;
-        if (behind == NULL || exchange_next_step(t->exchange, r->index) <
-                                  exchange_next_step(t->exchange, behind->index))
-            behind = r;
-    }
-    return behind;
+    uint32_t index;
+    return exchange_behind(t->exchange, &index) ? &t->replicas[index] : NULL;
 }
 
 /* Gives every rank its first batches, and asks for their values. */

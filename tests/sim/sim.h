@@ -1,7 +1,9 @@
 /*
  * sim.h - the simulated world: what its files share.
  *
- *     sim_main.c        the command: seeds, replay, statistics
+ *     sim_main.c        the command
+ *     sim_run.c         seeds in processes of their own (sim_run.h)
+ *     sim_plants.c      planted bugs, and how many seeds it takes to find them
  *     sim_world.c       time, the queue of events, the generator, the trace
  *     sim_plan.c        what a seed means: the job, the cluster, the faults
  *     sim_process.c     processes: start, crash, pause

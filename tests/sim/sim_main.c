@@ -3,31 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "common/mem.h"
-#include "tests/sim/sim_parts.h"
+#include "tests/sim/sim_run.h"
 
-/*
- *     sim [--seeds A..B] [--jobs N]     runs the seeds A … B; prints what was violated
- *     sim --seed N [--trace]            one of them, telling everything
- *     sim --plant NAME [--seeds A..B]   with a bug: exit 0 when it is found
- *     sim --plants                      the names of the bugs
- */
-
-static const char *const plant_names[] = {
-#define PLANT_NAME(name, text) #name,
-    PLANT_LIST(PLANT_NAME)
-#undef PLANT_NAME
-};
-
-static const char *const plant_texts[] = {
-#define PLANT_TEXT(name, text) text,
-    PLANT_LIST(PLANT_TEXT)
-#undef PLANT_TEXT
-};
+static const char usage[] =
+    "usage: sim [--seeds A..B] [--jobs N] [--plant NAME] [--counts]   seeds: what is violated\n"
+    "       sim --seed N [--trace] [--plant NAME] [--counts]          one of them\n"
+    "       sim --plants [--ranges N] [--bound N] [--jobs N]          seeds until a bug is found\n"
+    "       sim --list                                                the bugs\n";
 
 static const char *const counter_names[] = {
 #define COUNTER(name) #name,
@@ -37,92 +22,16 @@ static const char *const counter_names[] = {
 #define COUNTER_COUNT (sizeof counter_names / sizeof counter_names[0])
 _Static_assert(sizeof(struct counters) == COUNTER_COUNT * sizeof(uint64_t), "one number each");
 
+#define ALL_OCCUR_FROM 5000u /* seeds, in which every kind of fault must have occurred */
+
 struct options {
     uint64_t first, last;
-    bool one, traced, statistics;
-    uint32_t jobs;
+    bool one, traced, counts, plants, list;
+    uint32_t jobs, ranges, bound;
+    enum plant plant;
 };
 
-struct result {
-    uint64_t violations, first_violation, hash;
-    struct counters count;
-};
-
-static void add(struct counters *to, const struct counters *from)
-{
-    for (size_t i = 0; i < COUNTER_COUNT; i++)
-        ((uint64_t *)to)[i] += ((const uint64_t *)from)[i];
-}
-
-static void run_seed(uint64_t seed, const struct options *o, struct result *r)
-{
-    world_begin(seed, o->traced);
-    world_run();
-    if (!sim.done && sim.violation[0] == '\0')
-        sim_violation("nothing happens any more, and the job is not done");
-    world_end();
-    sim.count.seeds = 1;
-    add(&r->count, &sim.count);
-    r->hash = r->hash * 31 + sim.hash;
-    if (sim.violation[0] != '\0') {
-        if (r->violations++ == 0)
-            r->first_violation = seed;
-        printf("seed %" PRIu64 ": %s\n    replay: build/tests/sim --seed %" PRIu64 " --trace%s%s\n",
-               seed, sim.violation, seed, plant_now != 0 ? " --plant " : "",
-               plant_now != 0 ? plant_names[plant_now] : "");
-        fflush(stdout);
-    }
-}
-
-static void run_part(const struct options *o, uint32_t part, struct result *r)
-{
-    for (uint64_t seed = o->first + part; seed <= o->last; seed += o->jobs) {
-        run_seed(seed, o, r);
-        bool enough = r->violations >= 20 || (plant_now != 0 && r->violations > 0);
-        if (enough)
-            break;
-    }
-}
-
-/* The parts run in processes of their own, because there is one world in each. */
-static bool run_parts(const struct options *o, struct result *r)
-{
-    int pipes[16][2];
-    bool whole = true;
-    for (uint32_t i = 0; i < o->jobs; i++) {
-        if (pipe(pipes[i]) != 0)
-            return false;
-        fflush(stdout);
-        pid_t child = fork();
-        if (child < 0)
-            return false;
-        if (child == 0) {
-            struct result mine = {0};
-            run_part(o, i, &mine);
-            bool told = write(pipes[i][1], &mine, sizeof mine) == (ssize_t)sizeof mine;
-            _exit(told ? 0 : 1);
-        }
-        close(pipes[i][1]);
-    }
-    for (uint32_t i = 0; i < o->jobs; i++) {
-        struct result one;
-        int status;
-        bool got = read(pipes[i][0], &one, sizeof one) == (ssize_t)sizeof one;
-        close(pipes[i][0]);
-        whole &= got;
-        if (!got)
-            continue;
-        if (one.violations > 0 && (r->violations == 0 || one.first_violation < r->first_violation))
-            r->first_violation = one.first_violation;
-        r->violations += one.violations;
-        r->hash ^= one.hash;
-        add(&r->count, &one.count);
-        (void)status;
-    }
-    while (wait(NULL) > 0)
-        continue;
-    return whole;
-}
+/* ---- reports ---- */
 
 static void print_counters(const struct counters *c)
 {
@@ -144,77 +53,143 @@ static bool all_occur(const struct counters *c)
     return all;
 }
 
-static bool set_plant(const char *name)
+static void print_found(const struct progress *p)
 {
-    for (size_t i = 0; i < PLANT_COUNT; i++) {
-        if (strcmp(plant_names[i], name) != 0)
-            continue;
-        plant_now = (enum plant)i;
-        return true;
+    for (uint32_t i = 0; i < p->found_count; i++)
+        printf("seed %" PRIu64 ": %s\n    replay: build/tests/sim --seed %" PRIu64
+               " --trace%s%s\n",
+               p->found[i].seed, p->found[i].text, p->found[i].seed,
+               plant_now != PLANT_none ? " --plant " : "",
+               plant_now != PLANT_none ? plant_name(plant_now) : "");
+}
+
+static double seconds_since(const struct timespec *begin)
+{
+    struct timespec end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    return (double)(end.tv_sec - begin->tv_sec) + 1e-9 * (double)(end.tv_nsec - begin->tv_nsec);
+}
+
+/* ---- runs ---- */
+
+static int run_one(const struct options *o)
+{
+    static struct progress p;
+    plant_now = o->plant;
+    run_seed(o->first, o->traced, &p);
+    print_found(&p);
+    if (o->counts)
+        print_counters(&p.count);
+    printf("seed %" PRIu64 ": hash %016" PRIx64 "\n", o->first, p.hash);
+    return p.found_count == 0 ? 0 : 1;
+}
+
+struct parts {
+    struct progress *progress;
+    int children[PARTS_MAX];
+    uint32_t count;
+};
+
+static struct progress *progress_of(void *context, int child)
+{
+    const struct parts *p = context;
+    for (uint32_t i = 0; i < p->count; i++)
+        if (p->children[i] == child)
+            return &p->progress[i];
+    return NULL;
+}
+
+static int run_seeds(const struct options *o)
+{
+    struct timespec begin;
+    struct parts parts = {.progress = progress_create(o->jobs), .count = o->jobs};
+    struct counters sum = {0};
+    uint64_t hash = 0;
+    uint32_t found = 0;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (uint32_t i = 0; i < o->jobs; i++) {
+        struct part part = {o->first + i, o->last,        o->jobs,
+                            o->plant,     o->plant != 0, &parts.progress[i]};
+        parts.children[i] = run_part(&part);
     }
-    fprintf(stderr, "sim: there is no bug '%s'; see --plants\n", name);
-    return false;
+    while (run_wait(progress_of, &parts) > 0)
+        continue;
+    plant_now = o->plant;
+    for (uint32_t i = 0; i < o->jobs; i++) {
+        struct progress *p = &parts.progress[i];
+        print_found(p);
+        found += p->found_count;
+        hash += p->hash;
+        for (size_t k = 0; k < COUNTER_COUNT; k++)
+            ((uint64_t *)&sum)[k] += ((const uint64_t *)&p->count)[k];
+    }
+    double seconds = seconds_since(&begin);
+    if (o->counts)
+        print_counters(&sum);
+    bool whole = o->plant != 0 || o->last - o->first + 1 < ALL_OCCUR_FROM || all_occur(&sum);
+    printf("%" PRIu64 " seeds, %u violations, %.1f s, %.0f seeds/s, hash %016" PRIx64 "\n",
+           sum.seeds, found, seconds, (double)sum.seeds / seconds, hash);
+    progress_destroy(parts.progress, o->jobs);
+    return whole && found == 0 ? 0 : 1;
+}
+
+/* ---- the command ---- */
+
+static bool take_number(const char *text, uint32_t most, uint32_t *out)
+{
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+    *out = (uint32_t)value;
+    return *text != '\0' && *end == '\0' && value > 0 && value <= most;
 }
 
 static bool parse(int argc, char **argv, struct options *o)
 {
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(a, "--trace") == 0) {
-            o->traced = true;
-        } else if (strcmp(a, "--plants") == 0) {
-            for (size_t k = 1; k < PLANT_COUNT; k++)
-                printf("%s\t%s\n", plant_names[k], plant_texts[k]);
-            exit(0);
-        } else if (strcmp(a, "--seed") == 0) {
-            o->first = o->last = strtoull(argv[++i], NULL, 10);
-            o->one = true;
-        } else if (strcmp(a, "--seeds") == 0 &&
-                   sscanf(value, "%" SCNu64 "..%" SCNu64, &o->first, &o->last) == 2) {
-            i++;
-        } else if (strcmp(a, "--jobs") == 0 && sscanf(value, "%u", &o->jobs) == 1 && o->jobs > 0 &&
-                   o->jobs <= 16) {
-            i++;
-        } else if (strcmp(a, "--plant") == 0) {
-            i++;
-            if (!set_plant(value))
-                return false;
-        } else {
-            fprintf(stderr, "usage: sim [--seeds A..B | --seed N] [--trace] [--jobs N] "
-                            "[--plant NAME] [--plants]\n");
-            return false;
+        bool *flag = strcmp(a, "--trace") == 0    ? &o->traced
+                     : strcmp(a, "--counts") == 0 ? &o->counts
+                     : strcmp(a, "--plants") == 0 ? &o->plants
+                     : strcmp(a, "--list") == 0   ? &o->list
+                                                  : NULL;
+        if (flag != NULL) {
+            *flag = true;
+            continue;
         }
+        bool taken = false;
+        if (strcmp(a, "--seed") == 0)
+            taken = o->one = sscanf(value, "%" SCNu64, &o->first) == 1;
+        else if (strcmp(a, "--seeds") == 0)
+            taken = sscanf(value, "%" SCNu64 "..%" SCNu64, &o->first, &o->last) == 2;
+        else if (strcmp(a, "--jobs") == 0)
+            taken = take_number(value, PARTS_MAX, &o->jobs);
+        else if (strcmp(a, "--ranges") == 0)
+            taken = take_number(value, 9, &o->ranges);
+        else if (strcmp(a, "--bound") == 0)
+            taken = take_number(value, 1000000, &o->bound);
+        else if (strcmp(a, "--plant") == 0)
+            taken = plant_parse(value, &o->plant);
+        if (!taken)
+            return false;
+        i++;
     }
-    return o->last >= o->first;
+    return o->one || o->last >= o->first;
 }
 
 int main(int argc, char **argv)
 {
-    struct options o = {.first = 1, .last = 5000, .jobs = 1};
-    struct result r = {0};
-    struct timespec begin, end;
-    if (!parse(argc, argv, &o))
+    struct options o = {.first = 1, .last = 5000, .jobs = 1, .ranges = 5, .bound = 2000};
+    if (!parse(argc, argv, &o)) {
+        fputs(usage, stderr);
         return 2;
+    }
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* tables are a few rows: no huge pages to clear */
     mem_keep_freed();
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    bool whole = true;
-    if (o.jobs == 1)
-        run_part(&o, 0, &r);
-    else
-        whole = run_parts(&o, &r);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    double seconds =
-        (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
-    if (plant_now != 0) {
-        printf("%s: %s%" PRIu64 "\n", plant_names[plant_now],
-               r.violations > 0 ? "found at seed " : "not found up to seed ",
-               r.violations > 0 ? r.first_violation : o.last);
-        return r.violations > 0 ? 0 : 1;
+    if (o.list) {
+        plants_list();
+        return 0;
     }
-    print_counters(&r.count);
-    printf("%" PRIu64 " seeds, %" PRIu64 " violations, %.1f s, %.0f seeds/s, hash %016" PRIx64 "\n",
-           r.count.seeds, r.violations, seconds, (double)r.count.seeds / seconds, r.hash);
-    bool occurs = o.last - o.first + 1 < 5000 || all_occur(&r.count);
-    return whole && occurs && r.violations == 0 ? 0 : 1;
+    if (o.plants)
+        return plants_run(o.jobs, o.ranges, o.bound) ? 0 : 1;
+    return o.one ? run_one(&o) : run_seeds(&o);
 }

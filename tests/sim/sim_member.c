@@ -3,6 +3,7 @@
 #include "common/check.h"
 #include "common/mem.h"
 #include "common/member.h"
+#include "common/member_internal.h"
 #include "tests/sim/sim_parts.h"
 
 /*
@@ -30,8 +31,7 @@ static void send_soon(struct sim_member *m);
 
 static void follow(struct sim_member *m, const Paramd__Control__MemberOrders *o)
 {
-    bool news = o->term > m->term || (o->term == m->term && o->orders_version > m->version);
-    if (!news && !(PLANT(old_term_followed) && o->term < m->term))
+    if (!member_is_news(m->term, m->version, o))
         return;
     oracle_orders(m->process, o);
     m->term = o->term;
@@ -179,11 +179,4 @@ void member_poked(struct sim_member *m)
         return;
     m->poked = true;
     send_soon(m);
-}
-
-/* A new id in the registry: to the leader we are somebody else. */
-void member_rejoined(struct sim_member *m)
-{
-    m->version = 0;
-    member_poked(m);
 }

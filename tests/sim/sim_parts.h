@@ -122,7 +122,6 @@ bool leader_leads(const struct sim_leader *l);
 struct sim_member *member_begin(struct process *p);
 void member_end(struct sim_member *m);
 void member_poked(struct sim_member *m);
-void member_rejoined(struct sim_member *m);
 
 /* ---- sim_server.c ---- */
 struct sim_server *server_begin(struct process *p);

@@ -58,15 +58,26 @@ static void expire(struct process *p)
         registry.leader = NULL;
 }
 
-/* Its session is gone: it leads no more, and joins anew under another id. */
+static void heartbeat(void *context);
+
+static void open_session(struct process *p)
+{
+    struct session *s = session_of(p);
+    s->is_open = s->lives = true;
+    s->renewed_us = sim.now_us;
+    s->life = p->life;
+    sim_after(p, timeout_us() / 4, "heartbeat", heartbeat, NULL, p);
+}
+
+/* Its session is gone: it leads no more, and is registered anew under the id that it has. */
 static void learn(void *context)
 {
     struct process *p = context;
     TRACE("learns that its session is gone");
     if (p->leader != NULL)
         leader_expired(p->leader);
-    registry_join_process(p);
-    member_rejoined(p->member);
+    open_session(p);
+    member_poked(p->member);
 }
 
 /* Each process's own heartbeat; it also learns there that its session is gone. */
@@ -102,10 +113,8 @@ static void look_at_sessions(void *context)
 void registry_join_process(struct process *p)
 {
     struct session *s = session_of(p);
-    *s =
-        (struct session){.is_open = true, .lives = true, .renewed_us = sim.now_us, .life = p->life};
     snprintf(s->id, sizeof s->id, "%s.%u", p->name, ++registry.nonce);
-    sim_after(p, timeout_us() / 4, "heartbeat", heartbeat, NULL, p);
+    open_session(p);
 }
 
 void registry_leave_process(struct process *p)

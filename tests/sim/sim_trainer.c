@@ -50,6 +50,7 @@ static bool rank_over(struct trainer *t, struct replica *r, enum err e)
         return false;
     }
     r->is_over = true;
+    exchange_let_go(t->exchange, r->index);
     switch (exchange_state(t->exchange, r->index)) {
     case SESSION_FINISHED:
         return true;
@@ -174,19 +175,11 @@ static bool resume(struct trainer *t)
 
 /* ---- training ---- */
 
-/* The rank that is behind; NULL: all are over. */
+/* The rank that is behind, or NULL when all are over. */
 static struct replica *pick(struct trainer *t)
 {
-    struct replica *behind = NULL;
-    for (uint32_t i = 0; i < t->count; i++) {
-        struct replica *r = &t->replicas[i];
-        if (r->is_over || exchange_next_step(t->exchange, r->index) > reference_steps()->last_step)
-            continue;
-        if (behind == NULL || exchange_next_step(t->exchange, r->index) <
-                                  exchange_next_step(t->exchange, behind->index))
-            behind = r;
-    }
-    return behind;
+    uint32_t index;
+    return exchange_behind(t->exchange, &index) ? &t->replicas[index] : NULL;
 }
 
 static void count(struct replica *r, uint64_t step, const struct sim_batch *b)
