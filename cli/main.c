@@ -105,7 +105,7 @@ int main(int argc, char **argv)
         return unknown_command(argv[1]);
     if (store_settings_load(argc, argv) != ERR_NONE) {
         fprintf(stderr, "error: %s\n", err_text());
-        return EXIT_USAGE;
+        return EXIT_ERROR;
     }
     return command->run(argc - 2, argv + 2);
 }

@@ -115,8 +115,8 @@ static void on_signal(void *context, int number)
     log_info("main", "got %s", strsignal(number));
     if (getenv("PARAMD_PARENT_FD") == NULL && p->leaving_ms == 0 && p->server != NULL) {
         p->leaving_ms = clock_ms();
-        server_ask_to_leave(p->server);
-        return;
+        if (!server_ask_to_leave(p->server))
+            return;
     }
     p->exit_code = 0;
     loop_stop(p->loop);

@@ -180,13 +180,16 @@ int server_wait(struct server *s, uint32_t timeout_ms)
     }
 }
 
-void server_ask_to_leave(struct server *s)
+bool server_ask_to_leave(struct server *s)
 {
+    if (service_is_idle(s->service))
+        return true;
     pthread_mutex_lock(&s->lock);
     s->asked_to_leave = true;
     if (s->member_is_there)
         member_ask_to_leave(s->member);
     pthread_mutex_unlock(&s->lock);
+    return false;
 }
 
 void server_stop(struct server *s)

@@ -11,6 +11,7 @@
 #ifndef PARAMD_SERVER_SERVER_H
 #define PARAMD_SERVER_SERVER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/err.h"
@@ -23,10 +24,11 @@ enum err server_start(const struct daemon_settings *settings, struct server **ou
 /* The exit code once the server has ended by itself (released: 0, job failed …), or -1 after
  * timeout_ms. */
 int server_wait(struct server *s, uint32_t timeout_ms);
+/* Asks the leader to take the work over; server_wait() tells when that is done. true: there is
+ * none, it may go at once. */
+bool server_ask_to_leave(struct server *s);
 /* Asks it to end: leaves the registry, answers what is held, joins its threads, frees it. Accepts
  * NULL. */
-/* Asks the leader to take the work over; server_wait() tells when that is done. */
-void server_ask_to_leave(struct server *s);
 void server_stop(struct server *s);
 /* Address of the data and control plane, as registered. */
 const char *server_address(const struct server *s);

@@ -265,6 +265,14 @@ static void put_busy(struct service *s, Paramd__Control__ServerState *state)
     pthread_mutex_unlock(&s->lock);
 }
 
+bool service_is_idle(struct service *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool is_idle = s->formation == NULL;
+    pthread_mutex_unlock(&s->lock);
+    return is_idle;
+}
+
 void service_describe(struct service *s, Paramd__Control__MemberState *state)
 {
     board_describe(s->board, state);

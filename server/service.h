@@ -12,6 +12,7 @@
 #ifndef PARAMD_SERVER_SERVICE_H
 #define PARAMD_SERVER_SERVICE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/rpc.h"
@@ -34,6 +35,7 @@ void service_methods(struct service *s, struct rpc_method *out); /* fills SHARD_
 void service_follow(struct service *s, const Paramd__Control__MemberOrders *orders);
 /* No leader has been heard for too long, or one is heard again: shards hold at drain points. */
 void service_set_orphaned(struct service *s, bool orphaned);
+bool service_is_idle(struct service *s); /* it has no shards */
 void service_describe(struct service *s, Paramd__Control__MemberState *state);
 /* Drops all shards, answers what they hold, joins the owners. Later requests are answered
  * UNAVAILABLE. */

@@ -62,6 +62,14 @@ const char *agent_device_class(const struct agent *a)
     return a->device_class;
 }
 
+bool agent_is_idle(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool is_idle = a->state.job == NULL;
+    pthread_mutex_unlock(&a->lock);
+    return is_idle;
+}
+
 static struct timespec after_ms(uint32_t ms)
 {
     struct timespec t;

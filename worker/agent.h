@@ -11,6 +11,7 @@
 #ifndef PARAMD_WORKER_AGENT_H
 #define PARAMD_WORKER_AGENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/err.h"
@@ -26,6 +27,7 @@ enum err agent_start(const struct daemon_settings *settings, void (*poke)(void *
                      void *context, struct agent **out) MUST_CHECK;
 /* The exit code once the agent has ended (told to shut down: 0), or -1 after timeout_ms. */
 int agent_wait(struct agent *a, uint32_t timeout_ms);
+bool agent_is_idle(struct agent *a); /* it has no job */
 void agent_stop(struct agent *a);    /* drops the job, joins all threads; accepts NULL */
 void agent_destroy(struct agent *a); /* after agent_stop() and member_stop(); accepts NULL */
 

@@ -162,7 +162,8 @@ static bool leaves(struct worker *w, const struct daemon_settings *settings, uin
     if (*since_ms == 0) {
         log_info("main", "told to stop by a signal: hands its work over");
         *since_ms = now;
-        worker_ask_to_leave(w);
+        if (worker_ask_to_leave(w))
+            return true;
     }
     return told_to_stop > 1 || now - *since_ms >= settings->drain_timeout_ms;
 }

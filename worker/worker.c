@@ -98,9 +98,12 @@ int worker_wait(struct worker *w, uint32_t timeout_ms)
     return agent_wait(w->agent, timeout_ms);
 }
 
-void worker_ask_to_leave(struct worker *w)
+bool worker_ask_to_leave(struct worker *w)
 {
+    if (agent_is_idle(w->agent))
+        return true;
     member_ask_to_leave(w->member);
+    return false;
 }
 
 void worker_stop(struct worker *w)

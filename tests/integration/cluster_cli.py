@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 
 from harness import Cases, Daemons, Workplace, clicks_csv, clicks_job, run, start, wait_until
@@ -272,6 +273,20 @@ def leader_killed(place, client, daemons):
                 any(j["job"] == "a" and j["step"] == 72 for j in client.json("list", "--all")[1].get("jobs", [])))
 
 
+def idle_daemons_leave(daemons):
+    """SIGTERM of daemons without work: they end at once, with a leader or without one."""
+    remaining = {name: p for name, p in daemons.processes.items()}
+    for name, process in sorted(remaining.items()):  # servers first: no leader is left for the workers
+        process.terminate()
+        try:
+            code = process.wait(20)
+        except subprocess.TimeoutExpired:
+            code = None
+        cases.check(f"SIGTERM of {name}, which is idle: it ends", code == 0,
+                    f"{code} {daemons.log(name)[-400:]}")
+        del daemons.processes[name]
+
+
 def main():
     with Workplace() as place:
         place.file("train.csv", clicks_csv(6000))
@@ -299,6 +314,7 @@ def main():
             stopped_and_resumed(client)
             queue(client, digest)
             leader_killed(place, client, daemons)
+            idle_daemons_leave(daemons)
         code, _, err = client.call("list", "--set", "call_timeout=1s", timeout=30)
         cases.check("a cluster whose daemons are gone: unreachable", code == UNREACHABLE, f"{code} {err}")
     cases.end()
