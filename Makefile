@@ -65,7 +65,7 @@ endif
 
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 AR := $(if $(filter default,$(origin AR)),gcc-ar,$(AR))
-PKG := libprotobuf-c libuv yaml-0.1 openblas libzstd zlib libcrypto libcurl
+PKG := libprotobuf-c libuv yaml-0.1 openblas libzstd zlib libcrypto libcurl expat
 pkg_config = $(shell pkg-config $(1) 2>/dev/null)
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \

@@ -11,7 +11,7 @@ set -euo pipefail
 packages=(
     build-essential pkg-config
     protobuf-c-compiler protobuf-compiler libprotobuf-c-dev libgrpc-dev libzookeeper-mt-dev
-    libuv1-dev libyaml-dev libssl-dev libcurl4-openssl-dev
+    libuv1-dev libyaml-dev libssl-dev libcurl4-openssl-dev libexpat1-dev
     zlib1g-dev libzstd-dev libxxhash-dev
     libopenblas-dev libopenblas-pthread-dev
     libcmocka-dev python3

@@ -16,7 +16,7 @@ tables() {
 level 0 common/check common/err common/log common/mem common/clock common/str common/rng common/crc
 level 0 common/limits common/buf common/fmath common/plant common/machine
 level 1 common/conf* common/queue common/pool common/loop common/metrics common/json* common/hash
-level 1 common/sha256 common/ring proto/*.pb-c
+level 1 common/sha256 common/ring common/xml proto/*.pb-c
 level 2 common/wire* common/schema* common/layout* common/steps* common/checkpoint* common/publish*
 level 2 common/dataindex* common/evaluation* common/control* common/job* common/settings*
 level 2 common/features_spec* common/model* common/retry common/s3_sign
@@ -54,6 +54,7 @@ wall common/compress* : zlib.h zstd.h zstd_errors.h
 wall common/rpc_grpc* : grpc/*
 wall common/registry_zookeeper* : zookeeper/*
 wall common/http* : curl/*
+wall common/xml : expat.h
 wall worker/compute_cpu* : cblas.h openblas_config.h
 wall worker/compute_cuda* worker/kernels* : cuda* cublas*
 wall worker/reader_tfrecord* proto/*.pb-c : protobuf-c/*
@@ -218,7 +219,7 @@ self_test() {
     plant server/planted.c '#include "shard.h"' 'must be named from the root'
     plant server/planted.c '#include <libunheard.h>' 'foreign header without a wall'
     local header
-    for header in grpc/grpc.h uv.h zookeeper/zookeeper.h curl/curl.h yaml.h xxhash.h openssl/evp.h \
+    for header in grpc/grpc.h uv.h zookeeper/zookeeper.h curl/curl.h expat.h yaml.h xxhash.h openssl/evp.h \
         cblas.h zlib.h zstd.h cuda_runtime.h cublas_v2.h protobuf-c/protobuf-c.h; do
         plant server/planted.c "#include <$header>" "<$header> is behind a wall"
     done
