@@ -5,28 +5,10 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/s3_time.h"
 #include "common/sha256.h"
 
 #define PAIRS_MAX 64u
-
-/* Days to year, month and day: H. Hinnant, "chrono-compatible low-level date algorithms". */
-void s3_time_format(uint64_t time_ms, char out[S3_TIME_SIZE])
-{
-    uint64_t seconds = time_ms / 1000;
-    uint64_t day = seconds / 86400 + 719468, second = seconds % 86400;
-    uint64_t era = day / 146097, of_era = day % 146097;
-    uint64_t year_of_era = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
-    uint64_t of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    uint64_t shifted = (5 * of_year + 2) / 153; /* March is 0 */
-    uint64_t month = shifted < 10 ? shifted + 3 : shifted - 9;
-    uint64_t year = year_of_era + era * 400 + (month <= 2);
-    char *text =
-        must_format("%04u%02u%02uT%02u%02u%02uZ", (unsigned)(year % 10000), (unsigned)month,
-                    (unsigned)(of_year - (153 * shifted + 2) / 5 + 1), (unsigned)(second / 3600),
-                    (unsigned)(second / 60 % 60), (unsigned)(second % 60));
-    memcpy(out, text, S3_TIME_SIZE);
-    mem_free(text);
-}
 
 struct pair {
     struct span name, value;

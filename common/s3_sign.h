@@ -43,8 +43,4 @@ void s3_sign(const struct s3_sign_input *in, struct s3_signed *out);
 /* Overwrites what it frees. */
 void s3_signed_deinit(struct s3_signed *s);
 
-/* "20130524T000000Z" */
-#define S3_TIME_SIZE 17
-void s3_time_format(uint64_t time_ms, char out[S3_TIME_SIZE]);
-
 #endif

@@ -16,10 +16,10 @@ tables() {
 level 0 common/check common/err common/log common/mem common/clock common/str common/rng common/crc
 level 0 common/limits common/buf common/fmath common/plant common/machine
 level 1 common/conf* common/queue common/pool common/loop common/metrics common/json* common/hash
-level 1 common/sha256 common/ring common/xml proto/*.pb-c
+level 1 common/sha256 common/ring common/xml common/secret proto/*.pb-c
 level 2 common/wire* common/schema* common/layout* common/steps* common/checkpoint* common/publish*
 level 2 common/dataindex* common/evaluation* common/control* common/job* common/settings*
-level 2 common/features_spec* common/model* common/retry common/s3_sign
+level 2 common/features_spec* common/model* common/retry common/s3_sign common/s3_time
 level 3 common/storage* common/registry* common/rpc* common/http* common/member* common/compress*
 level 3 common/notify*
 level 5 server/main worker/main cli/*
@@ -28,7 +28,7 @@ level 4 server/* worker/*
 # pure FILES                these may include pure files and bases only
 pure common/wire* common/schema* common/layout* common/steps* common/checkpoint* common/publish*
 pure common/dataindex* common/evaluation* common/control* common/job* common/settings*
-pure common/features_spec* common/model* common/retry common/s3_sign
+pure common/features_spec* common/model* common/retry common/s3_sign common/s3_time
 pure server/consistency* server/coordinator* server/optimizer* server/schedule*
 pure worker/sampler* worker/session*
 

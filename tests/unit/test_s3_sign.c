@@ -11,9 +11,11 @@
 
 #include <cmocka.h>
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "common/s3_sign.h"
+#include "common/s3_time.h"
 #include "common/sha256.h"
 
 #define EMPTY   "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -133,6 +135,34 @@ static void test_times(void **state)
     }
 }
 
+static void test_times_read(void **state)
+{
+    static const struct {
+        const char *text;
+        bool is_http;
+        uint64_t ms; /* 0: refused */
+    } cases[] = {
+        {"2013-05-24T00:00:00Z", false, TIME_MS},
+        {"2013-05-24T00:00:01.250Z", false, TIME_MS + 1000},
+        {"2000-02-29T00:00:00Z", false, 951782400000},
+        {"2013-05-24T00:00:00", false, 0},
+        {"2013-05-24T00:00:00+01", false, 0},
+        {"2013-13-24T00:00:00Z", false, 0},
+        {"", false, 0},
+        {"Fri, 24 May 2013 00:00:00 GMT", true, TIME_MS},
+        {"Mon, 01 Mar 2100 00:00:00 GMT", true, 4107542400000},
+        {"Fri, 24 Mai 2013 00:00:00 GMT", true, 0},
+        {"Friday, 24-May-13 00:00:00 GMT", true, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t ms = 0;
+        enum err e = cases[i].is_http ? s3_time_parse_http(span_of(cases[i].text), &ms)
+                                      : s3_time_parse(span_of(cases[i].text), &ms);
+        assert_int_equal(e, cases[i].ms != 0 ? ERR_NONE : ERR_INPUT);
+        assert_int_equal(ms, cases[i].ms);
+    }
+}
+
 static void test_hmac(void **state) /* RFC 4231, case 2 */
 {
     uint8_t digest[SHA256_BYTES];
@@ -147,6 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hmac),
         cmocka_unit_test(test_times),
+        cmocka_unit_test(test_times_read),
         cmocka_unit_test(test_published_examples),
         cmocka_unit_test(test_everything_is_signed),
     };
