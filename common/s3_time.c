@@ -78,7 +78,8 @@ enum err s3_time_parse_http(struct span text, uint64_t *out)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     uint64_t parts[6];
-    bool good = read_fields(text, "???, DD ??? YYYY hh:mm:ss GMT", parts) && text.size == 29;
+    bool good = read_fields(text, "???, DD ??? YYYY hh:mm:ss ???", parts) && text.size == 29 &&
+                memcmp(text.data + 26, "GMT", 3) == 0;
     for (size_t i = 0; good && i < 12; i++) {
         if (memcmp(text.data + 8, months + 3 * i, 3) == 0)
             parts[1] = i + 1;
