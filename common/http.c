@@ -47,7 +47,7 @@ static size_t produce(struct transfer *t, char *to, size_t room)
     if (left == 0)
         return 0;
     t->failure = t->q->produce(t->q->context, to, left < room ? (size_t)left : room, &size);
-    if (t->failure == ERR_NONE && size == 0)
+    if (t->failure == ERR_NONE && size == 0 && t->q->body_size != HTTP_SIZE_UNKNOWN)
         t->failure = err_set(ERR_INPUT, "the body ends after %llu of %llu bytes",
                              (unsigned long long)t->sent, (unsigned long long)t->q->body_size);
     t->sent += size;
@@ -215,7 +215,8 @@ static void set_method(struct transfer *t)
     }
     if (method == HTTP_PUT || method == HTTP_POST || size > 0) {
         curl_easy_setopt(c, CURLOPT_UPLOAD, 1L);
-        curl_easy_setopt(c, CURLOPT_INFILESIZE_LARGE, (curl_off_t)size);
+        curl_easy_setopt(c, CURLOPT_INFILESIZE_LARGE,
+                         size == HTTP_SIZE_UNKNOWN ? (curl_off_t)-1 : (curl_off_t)size);
         curl_easy_setopt(c, CURLOPT_READFUNCTION, on_read);
         curl_easy_setopt(c, CURLOPT_READDATA, t);
         curl_easy_setopt(c, CURLOPT_SEEKFUNCTION, on_seek);

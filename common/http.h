@@ -37,6 +37,8 @@
 #define HTTP_EXPLAIN_BYTES 65536u /* kept of the body of an answer that is not 2xx */
 #define HTTP_HEADERS_BYTES 65536u /* of an answer; more is ERR_LIMIT */
 
+#define HTTP_SIZE_UNKNOWN  UINT64_MAX
+
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_PUT, HTTP_POST, HTTP_DELETE };
 
 struct http_piece {
@@ -76,7 +78,7 @@ struct http_request {
     size_t piece_count;
     http_produce *produce; /* instead of pieces: `body_size` bytes, exactly */
     http_rewind *rewind;   /* NULL: the request fails where it would be needed */
-    uint64_t body_size;
+    uint64_t body_size;    /* or HTTP_SIZE_UNKNOWN: as many as there are, in chunks */
     bool expect_continue; /* wait (up to 1 s) for 100 Continue before the body goes out */
 
     uint64_t range_size; /* not 0: ask for [range_first, range_first + range_size) */

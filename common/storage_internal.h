@@ -3,8 +3,8 @@
  * the tests' faults. For storage*.c only.
  *
  * A backend derives its reader and writer from the bases below, each as its first member, and fills
- * in the base. A new one is a file and a row in storage_backends.c. All slots MUST be there. Texts name the
- * URI.
+ * in the base. A new one is a file and a row in storage_backends.c. All slots MUST be there. Texts
+ * name the URI.
  */
 #ifndef PARAMD_COMMON_STORAGE_INTERNAL_H
 #define PARAMD_COMMON_STORAGE_INTERNAL_H
@@ -38,6 +38,7 @@ struct storage_writer {
 };
 
 extern const struct storage_backend storage_file_backend;
+extern const struct storage_backend storage_hdfs_backend;
 
 /* Never NULL, and as it is for the rest of the process. */
 const struct storage_settings *storage_settings(void);

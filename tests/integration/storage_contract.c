@@ -328,9 +328,27 @@ static void one_winner(void)
 /* ---- names and listings ---- */
 
 static const char *const names[] = {
-    "%41",     "%2F",   "+",          "A",       "a",          "a b",  "a%b",       "a&b=c",
-    "a+b",     "a,b",   "a;b",        "a=b",     "a@b",        "a#b",  "a'b\"c",    "key=v%2Fw",
-    "part-00", "~",     "\xc3\xa9",   "\xe6\x97\xa5\xe6\x9c\xac", "\xf0\x9f\x8c\x8d",
+    "%41",
+    "%2F",
+    "+",
+    "A",
+    "a",
+    "a b",
+    "a%b",
+    "a&b=c",
+    "a+b",
+    "a,b",
+    "a;b",
+    "a=b",
+    "a@b",
+    "a#b",
+    "a'b\"c",
+    "key=v%2Fw",
+    "part-00",
+    "~",
+    "\xc3\xa9",
+    "\xe6\x97\xa5\xe6\x9c\xac",
+    "\xf0\x9f\x8c\x8d",
 };
 #define NAME_COUNT (sizeof names / sizeof *names)
 
@@ -413,8 +431,7 @@ static void patterns(void)
     EXPECT(put(under("data/_SUCCESS"), "") == ERR_NONE);
     EXPECT(storage_expand(&pattern, 1, &files) == ERR_NONE);
     EXPECT(files.count == 3 && files.files[2].info.size == 3);
-    EXPECT(files.files[2].column_count == 1 &&
-           strcmp(files.files[2].column_values[0], "2") == 0);
+    EXPECT(files.files[2].column_count == 1 && strcmp(files.files[2].column_values[0], "2") == 0);
     storage_files_deinit(&files);
     pattern = under("data/day=*/part-*0");
     EXPECT(storage_expand(&pattern, 1, &files) == ERR_NONE);
