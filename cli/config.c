@@ -1,18 +1,19 @@
 /*
  * config.c - `paramctl config check|show -f FILE`, and the pages and default files made from the
- * settings table.
+ * settings table. `show --expand` prints a model's preset as the layers that it stands for.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "cli/cli.h"
 #include "common/mem.h"
+#include "common/model.h"
 #include "common/storage.h"
 
 struct config {
     const char *file;
     struct option_list sets, vars, words;
-    bool daemon;
+    bool daemon, expand;
 };
 
 static enum err read_daemon(const struct config *c, struct daemon_settings **out)
@@ -39,6 +40,8 @@ static int check_or_show(const struct config *c, bool is_show)
         return fail(err);
     if (is_show && c->daemon)
         daemon_settings_write(settings, &text);
+    else if (is_show && c->expand)
+        err = model_expand(job, &text);
     else if (is_show)
         job_write(job, &text);
     else if (job)
@@ -46,11 +49,12 @@ static int check_or_show(const struct config *c, bool is_show)
                           job->hash);
     else
         str_append_format(&text, "%s is well formed\n", c->file);
-    fputs(text.data ? text.data : "", stdout);
+    if (!err)
+        fputs(text.data ? text.data : "", stdout);
     str_deinit(&text);
     daemon_settings_destroy(settings);
     job_destroy(job);
-    return EXIT_DONE;
+    return err ? fail(err) : EXIT_DONE;
 }
 
 static int print_documents(const char *verb, const char *what)
@@ -75,9 +79,10 @@ int command_config(int argc, char **argv)
     const struct option options[] = {{"file", 'f', OPTION_TEXT, &c.file},
                                      {"set", 0, OPTION_LIST, &c.sets},
                                      {"var", 0, OPTION_LIST, &c.vars},
-                                     {"daemon", 0, OPTION_FLAG, &c.daemon}};
+                                     {"daemon", 0, OPTION_FLAG, &c.daemon},
+                                     {"expand", 0, OPTION_FLAG, &c.expand}};
 
-    if (!options_parse("config", argc, argv, options, 4, &c.words))
+    if (!options_parse("config", argc, argv, options, 5, &c.words))
         goto out;
     const char *verb = c.words.count ? c.words.items[0] : "";
     bool is_show = strcmp(verb, "show") == 0;

@@ -26,7 +26,8 @@ static const struct command commands[] = {
     {"checkpoints", "checkpoints ls|show|verify|digest|gc URI [--keep N] [-o json]",
      "list, describe, verify, digest or clean up checkpoints", command_checkpoints},
     {"config",
-     "config check|show -f FILE [--set a.b=V] [--var x=V] [--daemon] | config docs job|daemon",
+     "config check|show -f FILE [--expand] [--set a.b=V] [--var x=V] [--daemon] | config docs "
+     "job|daemon",
      "check a job file, or print it with every default filled in", command_config},
     {"data", "data describe -f JOB.yaml [--examples N] [--set a.b=V] [--var x=V] [-o json]",
      "what the job's training data holds, feature by feature", command_data},

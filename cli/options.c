@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "common/mem.h"
+#include "common/model.h"
 #include "common/settings_table.h"
 #include "common/storage.h"
 #include "common/str.h"
@@ -196,6 +197,11 @@ enum err load_job(const char *file, const struct option_list *sets, const struct
         struct job_source source = {file, text, size, sets ? sets->items : NULL,
                                     vars ? vars->items : NULL};
         err = job_parse(&source, out);
+    }
+    if (!err && (err = model_check(*out)) != ERR_NONE) {
+        err_prefix(err, "%s", file);
+        job_destroy(*out);
+        *out = NULL;
     }
     mem_free(text);
     return err;

@@ -248,7 +248,7 @@ static enum err place(struct builder *b, size_t index)
     struct feature_spec *f = &b->spec->features[index];
     const char *space = f->job->table ? f->job->table : f->name;
     f->seed = hash64(space, strlen(space), 0);
-    bool deep = b->job->model.type == MODEL_MLP;
+    bool deep = !model_is_terms(&b->job->model);
     if (!f->acts_categorical && deep) {
         f->dense_offset = b->spec->dense_width;
         f->dense_width = f->job->type == FEATURE_VECTOR ? f->job->length : 1;

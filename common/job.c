@@ -65,7 +65,11 @@ void job_destroy(struct job *j)
     settings_clear(&rows, j);
     mem_free(j->data.label);
     mem_free(j->data.positive.value);
-    mem_free(j->model.hidden);
+    mem_free(j->model.hidden.items);
+    mem_free(j->model.bottom.items);
+    for (size_t i = 0; i < j->model.layer_count; i++)
+        job_layer_deinit(&j->model.layers[i]);
+    mem_free(j->model.layers);
     mem_free(j->eval.gauc_column);
     for (size_t i = 0; i < j->feature_count; i++)
         job_feature_deinit(&j->features[i]);
@@ -328,12 +332,25 @@ static enum err read_job(struct job *j, const struct conf_node *root)
         e = read_row(j, root, "model.type");
     if (e)
         return e;
-    bool known = !conf_is_null(settings_at(root, "data.format")) &&
-                 !conf_is_null(settings_at(root, "model.type"));
+    bool has_type = !conf_is_null(settings_at(root, "model.type"));
+    const struct conf_node *layers = settings_at(root, "model.layers");
+    if (has_type && !conf_is_null(layers) && j->model.type != MODEL_LAYERS)
+        return setting_error(ERR_INPUT, layers, "model.layers",
+                             "and model.type %s are both given; keep one",
+                             model_type_names[j->model.type]);
+    if (!has_type && !conf_is_null(layers)) {
+        j->model.type = MODEL_LAYERS;
+        has_type = true;
+    }
+    bool known = has_type && !conf_is_null(settings_at(root, "data.format"));
     struct settings_view view = known ? job_view(j) : all;
     e = settings_read(&view, root, "", j);
     if (!e)
         e = settings_require(&view, root, "");
+    if (!e && !has_type)
+        e = setting_error(ERR_INPUT, &(struct conf_node){.what = root->what}, "",
+                          "model.type is required; give one of lr, fm, mlp, ffm, wide_deep, "
+                          "deepfm, dcn, dlrm, or model.layers");
     if (!e)
         e = job_read_optimizers(j, root);
     if (!e)

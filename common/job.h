@@ -176,24 +176,85 @@ struct job_table {
     uint64_t max_rows; /* 0: no bound but memory */
 };
 
-enum model_type { MODEL_LR, MODEL_FM, MODEL_MLP };
+enum model_type {
+    MODEL_LR,
+    MODEL_FM,
+    MODEL_MLP,
+    MODEL_FFM,
+    MODEL_WIDE_DEEP,
+    MODEL_DEEPFM,
+    MODEL_DCN,
+    MODEL_DLRM,
+    MODEL_LAYERS /* model.layers, put together by the user */
+};
 enum loss_type { LOSS_LOGISTIC, LOSS_SQUARED, LOSS_SOFTMAX };
 enum activation { ACTIVATION_NONE, ACTIVATION_RELU, ACTIVATION_TANH, ACTIVATION_SIGMOID };
 enum normalize { NORMALIZE_NONE, NORMALIZE_INSTANCE };
+
+struct width_list {
+    uint32_t *items;
+    size_t count;
+};
+
+/* What a layer of model.layers is; rows of common/model_layers.c give each its shapes. */
+enum job_layer_type {
+    JOB_LAYER_LINEAR,
+    JOB_LAYER_MLP,
+    JOB_LAYER_CROSS,
+    JOB_LAYER_FM,
+    JOB_LAYER_DOT,
+    JOB_LAYER_CONCAT,
+    JOB_LAYER_SUM,
+    JOB_LAYER_NORM,
+    JOB_LAYER_ACTIVATION,
+    JOB_LAYER_DROPOUT,
+    JOB_LAYER_TERMS,
+    JOB_LAYER_TYPE_COUNT
+};
+enum layer_pairs { PAIRS_NONE, PAIRS_FM, PAIRS_FFM };
+
+/* One layer as a job says it; fields that its type lacks are refused by job_parse(). */
+struct job_layer {
+    char *name;
+    enum job_layer_type type;
+    struct text_list in; /* dense, embeddings, embeddings(PATTERN), wide, or layers before it */
+    uint32_t units;      /* linear */
+    struct width_list hidden;   /* mlp */
+    enum activation activation; /* linear, mlp, activation */
+    double dropout;             /* mlp, dropout */
+    bool layer_norm;            /* mlp */
+    uint32_t layers, low_rank;  /* cross; low_rank 0: a full matrix */
+    enum layer_pairs pairs;     /* terms */
+};
+
+enum cross_structure { STRUCTURE_STACKED, STRUCTURE_PARALLEL };
 
 struct job_model {
     enum model_type type;
     uint32_t dim;
     enum loss_type loss;
     uint32_t classes; /* softmax: outputs (idx: 10 by default); else 1 */
-    uint32_t *hidden;
-    size_t hidden_count;
+    struct width_list hidden;
     enum activation activation;
     double dropout;
     bool layer_norm;
     enum normalize normalize;
     double l2;
+    uint32_t cross_layers, low_rank; /* dcn */
+    enum cross_structure structure;  /* dcn */
+    struct width_list bottom;        /* dlrm: the hidden layers under its dense input */
+    struct job_layer *layers;        /* MODEL_LAYERS */
+    size_t layer_count;
 };
+
+/* lr, fm and ffm: sums over terms, with numbers as terms too; the others have a dense input. */
+static inline bool model_is_terms(const struct job_model *m)
+{
+    for (size_t i = 0; m->type == MODEL_LAYERS && i < m->layer_count; i++)
+        if (m->layers[i].type == JOB_LAYER_TERMS)
+            return true;
+    return m->type == MODEL_LR || m->type == MODEL_FM || m->type == MODEL_FFM;
+}
 
 enum consistency { CONSISTENCY_BSP, CONSISTENCY_SSP, CONSISTENCY_ASP };
 

@@ -129,6 +129,11 @@ static enum err check_split(struct job *j, const struct conf_node *root)
 
 /* ---- model ---------------------------------------------------------------------------------- */
 
+static bool has_classes(enum model_type type)
+{
+    return type == MODEL_MLP || type == MODEL_DCN || type == MODEL_DLRM || type == MODEL_LAYERS;
+}
+
 static enum err check_model(struct job *j, const struct conf_node *root)
 {
     bool idx = j->data.format == FORMAT_IDX;
@@ -137,9 +142,12 @@ static enum err check_model(struct job *j, const struct conf_node *root)
     bool softmax = j->model.loss == LOSS_SOFTMAX;
     if (!j->model.classes)
         j->model.classes = !softmax ? 1 : idx ? 10 : 0;
-    if (softmax && j->model.type != MODEL_MLP)
-        return complain(root, "model.loss",
-                        "is softmax, which only model mlp has; hidden: [] makes mlp linear");
+    if (softmax && !has_classes(j->model.type))
+        return complain(
+            root, "model.loss",
+            "is softmax, which %s does not have; use mlp (with hidden: [] it is linear), "
+            "dcn, dlrm or layers",
+            model_type_names[j->model.type]);
     if (softmax && j->model.classes < 2)
         return complain(root, "model.classes",
                         "is needed by softmax; give the number of classes, "
@@ -183,11 +191,11 @@ static enum err check_tables(struct job *j, const struct conf_node *root)
         const struct job_table *t = &j->tables[i];
         char *path = must_format("tables.%s", t->name);
         enum err e = ERR_NONE;
-        if (j->model.type == MODEL_FM && t->dim != j->model.dim)
+        if ((j->model.type == MODEL_FM || j->model.type == MODEL_FFM) && t->dim != j->model.dim)
             e = complain(root, path,
-                         "dim is %u and model.dim %u; fm multiplies vectors of all "
+                         "dim is %u and model.dim %u; %s multiplies vectors of all "
                          "tables, so they must be equal",
-                         t->dim, j->model.dim);
+                         t->dim, j->model.dim, model_type_names[j->model.type]);
         else if (!has_patterns(j) && !is_table_read(j, t->name))
             e = complain(root, path,
                          "is read by no feature; give a feature table: %s, or remove it", t->name);

@@ -359,7 +359,7 @@ static const char *class_name(uint32_t class)
 /* JOB.md's rule 5: Criteo's numbers become categories where terms are linear, inputs elsewhere. */
 static void set_criteo_transforms(const struct job *j, struct job_feature *f)
 {
-    bool deep = j->model.type == MODEL_MLP;
+    bool deep = !model_is_terms(&j->model);
     mem_free(f->transforms);
     f->transforms = must_alloc(2 * sizeof *f->transforms);
     f->transform_count = deep ? 2 : 1;
@@ -386,8 +386,9 @@ static enum err check_feature(const struct job *j, const struct job_feature *f,
     if (f->type == FEATURE_VECTOR && !f->length)
         return setting_error(ERR_INPUT, n, path,
                              "a vector needs its length; give the number of values");
-    if (f->type == FEATURE_VECTOR && j->model.type != MODEL_MLP)
-        return setting_error(ERR_INPUT, n, path, "is a vector, which only model mlp takes");
+    if (f->type == FEATURE_VECTOR && model_is_terms(&j->model))
+        return setting_error(ERR_INPUT, n, path,
+                             "is a vector, which lr, fm and ffm do not take; use model mlp");
     if (f->cross.count && (f->cross.count < 2 || f->cross.count > 3))
         return setting_error(ERR_INPUT, n, path, "crosses %zu features; give two or three",
                              f->cross.count);
@@ -398,10 +399,11 @@ static enum err check_feature(const struct job *j, const struct job_feature *f,
         transform_makes_categorical(f->transforms[f->transform_count - 1].kind))
         return setting_error(ERR_INPUT, n, path,
                              "transform and bucketize both make it categorical; keep one");
-    if (f->multi_valued && f->pooling == POOLING_NONE && j->model.type == MODEL_MLP)
+    if (f->multi_valued && f->pooling == POOLING_NONE && !model_is_terms(&j->model))
         return setting_error(ERR_INPUT, n, path,
-                             "is multi-valued, which mlp pools first; give pooling: sum, mean or "
-                             "sqrtn");
+                             "is multi-valued, which %s pools first; give pooling: sum, mean or "
+                             "sqrtn",
+                             model_type_names[j->model.type]);
     if (f->multi_valued && f->value_weights && f->value_weights == f->separator)
         return setting_error(ERR_INPUT, n, path, "separator and value_weights are both '%c'",
                              f->separator);
@@ -466,7 +468,7 @@ static enum err read_feature(const struct job *j, const struct entry *entry, str
                              !conf_get(map, "transform") && !given(map, "bucketize");
         struct settings_view view = {.rows = feature_settings, .count = feature_setting_count};
         view.applies = find_class(map, f->type, is_sparse_format(j),
-                                  criteo_number && j->model.type != MODEL_MLP);
+                                  criteo_number && model_is_terms(&j->model));
         view.kind = class_name(view.applies);
         set_feature_defaults(j, &view, criteo_number, f);
         if (map)

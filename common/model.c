@@ -5,31 +5,81 @@
 #include "common/check.h"
 #include "common/limits.h"
 #include "common/mem.h"
-#include "common/model_presets.h"
+#include "common/model_builder.h"
 #include "common/str.h"
 
-static const struct init_spec init_embedding = {INIT_NORMAL, 0.01};
+/* Floats of an example's input; a batch of them must fit in memory. */
+#define INPUT_WIDTH_MAX (1u << 20)
 
-static enum err make_tables(struct model_builder *b)
+static const struct init_spec init_embedding = {INIT_NORMAL, 0.01};
+static const struct init_spec init_zero = {INIT_ZERO, 0};
+
+static enum err make_arrays(struct model_builder *b);
+static enum err check_outputs(const struct job *j);
+static enum err make_components(struct model_builder *b);
+static enum err make_inputs(struct model_builder *b);
+static enum err make_layers(struct model_builder *b);
+
+enum err model_create(const struct job *j, const struct features_spec *features, struct model **out)
+{
+    struct model_builder b = {.job = j, .features = features, .input = UINT32_MAX};
+    struct job_layers list = {0};
+    struct model *m = b.model = mem_calloc(1, sizeof *m);
+    if (m == NULL)
+        return ERR_MEMORY;
+    enum err err = check_outputs(j);
+    if (err == ERR_NONE)
+        err = model_preset_layers(j, features, &list);
+    b.list = list.items;
+    b.list_count = list.count;
+    b.is_preset = j->model.type != MODEL_LAYERS;
+    if (err == ERR_NONE)
+        err = make_arrays(&b);
+    if (err == ERR_NONE)
+        err = make_components(&b);
+    if (err == ERR_NONE)
+        err = make_inputs(&b);
+    if (err == ERR_NONE)
+        err = make_layers(&b);
+    if (err == ERR_NONE)
+        err = schema_finish(m->schema, j->seed);
+    mem_free(b.values);
+    job_layers_deinit(&list);
+    if (err != ERR_NONE) {
+        model_destroy(m);
+        return err;
+    }
+    *out = m;
+    return ERR_NONE;
+}
+
+void model_destroy(struct model *m)
+{
+    if (m == NULL)
+        return;
+    schema_destroy(m->schema);
+    mem_free(m->layers);
+    mem_free(m->embedding_offset);
+    mem_free(m->slot_count);
+    mem_free(m);
+}
+
+/* ---- what there is before the layers --------------------------------------------------------- */
+
+static enum err check_outputs(const struct job *j)
+{
+    const struct job_model *m = &j->model;
+    if (m->loss == LOSS_SOFTMAX && m->classes < 2)
+        return err_set(ERR_INPUT, "model.classes: %u, and loss softmax needs at least 2",
+                       m->classes);
+    return ERR_NONE;
+}
+
+static enum err name_tables(struct model_builder *b)
 {
     const struct features_spec *f = b->features;
     struct model *m = b->model;
-    if (f->table_count > TABLE_MAX)
-        return err_set(ERR_LIMIT,
-                       "features: %zu tables, and a model has at most %u; let features "
-                       "share tables",
-                       f->table_count, TABLE_MAX);
-    uint32_t count = (uint32_t)f->table_count;
-    m->schema->tables = mem_calloc(count, sizeof *m->schema->tables);
-    m->schema->dense = mem_calloc(DENSE_MAX, sizeof *m->schema->dense);
-    m->layers = mem_calloc(LAYER_MAX, sizeof *m->layers);
-    m->embedding_offset = mem_calloc(count, sizeof *m->embedding_offset);
-    m->slot_count = mem_calloc(count, sizeof *m->slot_count);
-    if (m->schema->tables == NULL || m->schema->dense == NULL || m->layers == NULL ||
-        m->embedding_offset == NULL || m->slot_count == NULL)
-        return ERR_MEMORY;
-    m->schema->table_count = count;
-    for (uint32_t t = 0; t < count; t++) {
+    for (uint32_t t = 0; t < m->schema->table_count; t++) {
         struct schema_table *table = &m->schema->tables[t];
         size_t size = strlen(f->tables[t].name);
         if (size > NAME_MAX_BYTES)
@@ -44,56 +94,65 @@ static enum err make_tables(struct model_builder *b)
     return ERR_NONE;
 }
 
-static enum err check_outputs(const struct job *j)
+static enum err make_arrays(struct model_builder *b)
 {
-    const struct job_model *m = &j->model;
-    if (m->loss == LOSS_SOFTMAX && m->classes < 2)
-        return err_set(ERR_INPUT, "model.classes: %u, and loss softmax needs at least 2",
-                       m->classes);
-    return ERR_NONE;
-}
-
-enum err model_create(const struct job *j, const struct features_spec *features, struct model **out)
-{
-    struct model *m = mem_calloc(1, sizeof *m);
-    if (m == NULL)
-        return ERR_MEMORY;
-    enum err err = ERR_MEMORY;
+    const struct features_spec *f = b->features;
+    const struct job_model *j = &b->job->model;
+    struct model *m = b->model;
+    if (f->table_count > TABLE_MAX)
+        return err_set(ERR_LIMIT,
+                       "features: %zu tables, and a model has at most %u; let features "
+                       "share tables",
+                       f->table_count, TABLE_MAX);
+    uint32_t count = (uint32_t)f->table_count;
+    m->dense_width = f->dense_width;
+    m->loss = j->loss;
+    m->normalize = j->normalize;
+    m->output_width = m->loss == LOSS_SOFTMAX ? j->classes : 1;
     m->schema = mem_calloc(1, sizeof *m->schema);
     if (m->schema == NULL)
-        goto fail;
-    m->dense_width = features->dense_width;
-    m->loss = j->model.loss;
-    m->normalize = j->model.normalize;
-    m->output_width = m->loss == LOSS_SOFTMAX ? j->model.classes : 1;
-
-    struct model_builder b = {.job = j, .features = features, .model = m};
-    const struct model_preset *preset = model_preset_find(j->model.type);
-    CHECK(preset != NULL);
-    if ((err = check_outputs(j)) != ERR_NONE || (err = make_tables(&b)) != ERR_NONE ||
-        (err = preset->make(&b)) != ERR_NONE ||
-        (err = schema_finish(m->schema, j->seed)) != ERR_NONE)
-        goto fail;
-    CHECK(m->layer_count > 0 && m->layers[m->layer_count - 1].out_width == m->output_width);
-    *out = m;
-    return ERR_NONE;
-fail:
-    model_destroy(m);
-    return err;
+        return ERR_MEMORY;
+    m->schema->tables = mem_calloc(count, sizeof *m->schema->tables);
+    m->schema->dense = mem_calloc(DENSE_MAX, sizeof *m->schema->dense);
+    m->layers = mem_calloc(LAYER_MAX, sizeof *m->layers);
+    m->embedding_offset = mem_calloc(count, sizeof *m->embedding_offset);
+    m->slot_count = mem_calloc(count, sizeof *m->slot_count);
+    b->values = mem_calloc(b->list_count + 1, sizeof *b->values);
+    if (m->schema->tables == NULL || m->schema->dense == NULL || m->layers == NULL ||
+        m->embedding_offset == NULL || m->slot_count == NULL || b->values == NULL)
+        return ERR_MEMORY;
+    m->schema->table_count = count;
+    return name_tables(b);
 }
 
-void model_destroy(struct model *m)
+/* ---- components of tables -------------------------------------------------------------------- */
+
+/* What the layers of the list read of tables and of the dense input. */
+struct uses {
+    bool wide, embeddings, dense;
+    const struct job_layer *terms; /* with the linear terms and their vectors */
+};
+
+static bool is_embeddings(const char *name)
 {
-    if (m == NULL)
-        return;
-    schema_destroy(m->schema);
-    mem_free(m->layers);
-    mem_free(m->embedding_offset);
-    mem_free(m->slot_count);
-    mem_free(m);
+    return strcmp(name, "embeddings") == 0 || strncmp(name, "embeddings(", 11) == 0;
 }
 
-/* ---- what presets are made of ---------------------------------------------------------------- */
+static struct uses find_uses(const struct model_builder *b)
+{
+    struct uses uses = {0};
+    for (size_t i = 0; i < b->list_count; i++) {
+        const struct job_layer *l = &b->list[i];
+        if (l->type == JOB_LAYER_TERMS && uses.terms == NULL)
+            uses.terms = l;
+        for (size_t k = 0; k < l->in.count; k++) {
+            uses.wide = uses.wide || strcmp(l->in.items[k], "wide") == 0;
+            uses.dense = uses.dense || strcmp(l->in.items[k], "dense") == 0;
+            uses.embeddings = uses.embeddings || is_embeddings(l->in.items[k]);
+        }
+    }
+    return uses;
+}
 
 static struct schema_component *add_component(struct model_builder *b, uint32_t table,
                                               const char *name)
@@ -108,19 +167,19 @@ static struct schema_component *add_component(struct model_builder *b, uint32_t 
     return c;
 }
 
-void model_add_linear(struct model_builder *b, uint32_t table)
+static void add_linear(struct model_builder *b, uint32_t table)
 {
     struct schema_component *c = add_component(b, table, "w");
     c->dim = 1;
     c->optimizer = b->job->optimizer.linear;
-    c->init = (struct init_spec){.kind = INIT_ZERO};
+    c->init = init_zero;
 }
 
-void model_add_embedding(struct model_builder *b, uint32_t table)
+static void add_vectors(struct model_builder *b, uint32_t table, uint32_t dim)
 {
     struct schema_component *c = add_component(b, table, "v");
     const struct job_table *job = b->features->tables[table].job;
-    c->dim = model_embedding_dim(b, table);
+    c->dim = dim;
     bool own_optimizer = job != NULL && job->has_optimizer;
     c->optimizer = own_optimizer ? job->optimizer : b->job->optimizer.embedding;
     c->init = job != NULL && job->has_init ? job->init : init_embedding;
@@ -131,6 +190,157 @@ uint32_t model_embedding_dim(const struct model_builder *b, uint32_t table)
     const struct job_table *job = b->features->tables[table].job;
     return job != NULL && job->dim > 0 ? job->dim : b->job->model.dim;
 }
+
+/* Pairs of terms multiply vectors of all tables. */
+static enum err check_pair_dims(const struct model_builder *b, const struct job_layer *l)
+{
+    for (uint32_t t = 0; t < b->model->schema->table_count; t++) {
+        uint32_t dim = model_embedding_dim(b, t);
+        if (dim != b->job->model.dim)
+            return err_set(ERR_INPUT,
+                           "tables.%s.dim: %u, and %s multiplies rows of all tables, so all "
+                           "have model.dim, which is %u",
+                           b->features->tables[t].name, dim,
+                           b->is_preset ? model_type_name(b->job->model.type) : l->name,
+                           b->job->model.dim);
+    }
+    return ERR_NONE;
+}
+
+/* Columns of LAYER_INPUT: each table's slots after the tables before it. */
+static enum err place_embeddings(struct model_builder *b)
+{
+    struct model *m = b->model;
+    uint64_t width = m->dense_width;
+    for (uint32_t t = 0; t < m->schema->table_count; t++) {
+        m->embedding_offset[t] = (uint32_t)width;
+        width += (uint64_t)m->slot_count[t] * model_embedding_dim(b, t);
+        if (width > INPUT_WIDTH_MAX)
+            return err_set(ERR_LIMIT,
+                           "tables.%s: with it the input of %s has more than %u floats an "
+                           "example; use fewer features or a smaller dim",
+                           m->schema->tables[t].name, model_type_name(b->job->model.type),
+                           INPUT_WIDTH_MAX);
+    }
+    return ERR_NONE;
+}
+
+static enum err make_components(struct model_builder *b)
+{
+    const struct uses uses = find_uses(b);
+    const struct model *m = b->model;
+    uint32_t fields = 0;
+    enum err err = ERR_NONE;
+    for (uint32_t t = 0; t < m->schema->table_count; t++)
+        fields += m->slot_count[t];
+    if (uses.terms != NULL && (uses.embeddings || uses.wide))
+        return layer_error(b, uses.terms, ERR_INPUT,
+                           "has the tables' linear terms and vectors to itself, and another layer "
+                           "reads %s; let that read the layer, or remove this one",
+                           uses.wide ? "wide" : "embeddings");
+    if (uses.terms != NULL && uses.terms->pairs != PAIRS_NONE)
+        err = check_pair_dims(b, uses.terms);
+    if (err == ERR_NONE && uses.embeddings)
+        err = place_embeddings(b);
+    for (uint32_t t = 0; err == ERR_NONE && t < m->schema->table_count; t++) {
+        uint32_t dim = model_embedding_dim(b, t);
+        uint64_t floats = dim;
+        if (uses.terms != NULL && uses.terms->pairs == PAIRS_FFM)
+            floats *= fields;
+        if (floats >= ROW_DIM_MAX)
+            return err_set(ERR_LIMIT,
+                           "model.dim: %u for each of %u fields makes rows of more than %u "
+                           "floats; use a smaller dim or fewer features",
+                           dim, fields, ROW_DIM_MAX);
+        if (uses.wide || uses.terms != NULL)
+            add_linear(b, t);
+        if (uses.embeddings || (uses.terms != NULL && uses.terms->pairs != PAIRS_NONE))
+            add_vectors(b, t, (uint32_t)floats);
+    }
+    return err;
+}
+
+/* ---- inputs ---------------------------------------------------------------------------------- */
+
+/* The bias is a number and not a row, so it always exists; l1 would only pull it to 0. */
+static enum err add_wide(struct model_builder *b)
+{
+    if (b->model->schema->table_count == 0)
+        return err_set(ERR_INPUT, "features: none gives linear terms, and the model reads wide");
+    struct job_layer wide = {.name = (char *)"wide", .type = JOB_LAYER_TERMS};
+    struct model_refs none = {.count = 0};
+    struct model_value *value = &b->values[b->value_count++];
+    value->name = "wide";
+    return model_make_terms(b, &wide, &none, &value->ref);
+}
+
+static enum err make_inputs(struct model_builder *b)
+{
+    const struct uses uses = find_uses(b);
+    const struct model *m = b->model;
+    enum err err = ERR_NONE;
+    uint64_t width = m->dense_width;
+    for (uint32_t t = 0; uses.embeddings && t < m->schema->table_count; t++)
+        width += (uint64_t)m->slot_count[t] * model_embedding_dim(b, t);
+    if ((uses.embeddings || uses.dense) && width == 0)
+        return err_set(ERR_INPUT, "features: none, and %s needs at least one",
+                       model_type_name(b->job->model.type));
+    if (width > INPUT_WIDTH_MAX)
+        return err_set(ERR_LIMIT,
+                       "model: the dense input has %llu floats an example, and at most %u are "
+                       "allowed",
+                       (unsigned long long)width, INPUT_WIDTH_MAX);
+    if (uses.embeddings || uses.dense) {
+        struct model_refs none = {.count = 0};
+        struct model_layer layer = model_layer_init(LAYER_INPUT, "input", &none, (uint32_t)width);
+        struct model_ref all;
+        err = model_add_layer(b, &layer, &all);
+        b->input = all.layer;
+    }
+    return err == ERR_NONE && uses.wide ? add_wide(b) : err;
+}
+
+/* ---- layers ---------------------------------------------------------------------------------- */
+
+static enum err check_unread(const struct model_builder *b)
+{
+    const struct schema *s = b->model->schema;
+    for (uint32_t t = 0; t < s->table_count; t++)
+        if (s->tables[t].component_count == 0)
+            return err_set(ERR_INPUT,
+                           "tables.%s: no layer reads it; let one read embeddings or wide",
+                           s->tables[t].name);
+    for (size_t i = 0; i + 1 < b->value_count; i++) {
+        const struct model_value *v = &b->values[i];
+        if (!v->is_read)
+            return err_set(ERR_INPUT, "model.layers.%s: no layer reads it; let one, or remove it",
+                           v->name);
+    }
+    return ERR_NONE;
+}
+
+static enum err make_layers(struct model_builder *b)
+{
+    enum err err = ERR_NONE;
+    for (size_t i = 0; err == ERR_NONE && i < b->list_count; i++)
+        err = model_add_job_layer(b, &b->list[i]);
+    if (err == ERR_NONE && !b->is_preset)
+        err = check_unread(b);
+    if (err != ERR_NONE)
+        return err;
+    const struct model_ref last = b->values[b->value_count - 1].ref;
+    const struct model *m = b->model;
+    if (last.width != m->output_width || last.layer != m->layer_count - 1 || last.first != 0 ||
+        last.width != m->layers[last.layer].out_width)
+        return layer_error(b, &b->list[b->list_count - 1], ERR_INPUT,
+                           "gives %u numbers, and as the last layer it gives the model's output, "
+                           "which is %u (model.loss, model.classes); end with a linear layer of "
+                           "that many units",
+                           last.width, m->output_width);
+    return ERR_NONE;
+}
+
+/* ---- what layers are made of ----------------------------------------------------------------- */
 
 enum err model_add_parameter(struct model_builder *b, const struct model_parameter *p,
                              uint32_t *index)
@@ -162,12 +372,18 @@ enum err model_add_parameter(struct model_builder *b, const struct model_paramet
     return ERR_NONE;
 }
 
-enum err model_add_layer(struct model_builder *b, const struct model_layer *layer)
+enum err model_add_layer(struct model_builder *b, const struct model_layer *layer,
+                         struct model_ref *out)
 {
     struct model *m = b->model;
     if (m->layer_count == LAYER_MAX)
         return err_set(ERR_LIMIT, "model: more than %u layers; use fewer hidden layers", LAYER_MAX);
-    CHECK(m->layer_count == 0 || m->layers[m->layer_count - 1].out_width == layer->in_width);
+    for (uint32_t i = 0; i < layer->in_count; i++) {
+        const struct model_ref *r = &layer->in[i];
+        CHECK(r->layer < m->layer_count && r->width > 0 &&
+              r->first + r->width <= m->layers[r->layer].out_width);
+    }
+    *out = (struct model_ref){m->layer_count, 0, layer->out_width};
     m->layers[m->layer_count++] = *layer;
     return ERR_NONE;
 }

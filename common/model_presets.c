@@ -1,212 +1,298 @@
-#include "common/model_presets.h"
-
 #include <string.h>
 
 #include "common/check.h"
-#include "common/limits.h"
-#include "common/str.h"
+#include "common/mem.h"
+#include "common/model_builder.h"
+#include "common/settings_codec.h"
 
-/* Floats of an example's input; a batch of them must fit in memory. */
-#define INPUT_WIDTH_MAX (1u << 20)
+struct preset {
+    enum model_type type;
+    enum err (*check)(const struct job *j, const struct features_spec *f);
+    void (*make)(const struct job *j, const struct features_spec *f, struct job_layers *out);
+};
 
-static const struct init_spec init_zero = {INIT_ZERO, 0};
-static const struct init_spec init_one = {INIT_CONSTANT, 1};
-static const struct init_spec init_glorot = {INIT_GLOROT, 0};
+/* ---- pieces ---------------------------------------------------------------------------------- */
 
-static struct model_layer layer_make(enum layer_type type, const char *name, uint32_t in_width,
-                                     uint32_t out_width)
+#define INPUTS_MAX 4u
+
+/* Names of what a layer reads; NULL is left out. */
+struct inputs {
+    const char *names[INPUTS_MAX];
+};
+
+#define IN(...)                                                                                    \
+    (struct inputs)                                                                                \
+    {                                                                                              \
+        {                                                                                          \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+
+/* Appends a layer. */
+static struct job_layer *add(struct job_layers *out, const char *name, enum job_layer_type type,
+                             struct inputs in)
 {
-    struct model_layer layer = {
-        .type = type,
-        .in_width = in_width,
-        .out_width = out_width,
-        .dense = {MODEL_NO_PARAMETER, MODEL_NO_PARAMETER},
-    };
-    size_t size = strlen(name);
-    CHECK(size < sizeof layer.name);
-    memcpy(layer.name, name, size + 1);
-    return layer;
+    out->items = must_realloc(out->items, out->count + 1, sizeof *out->items);
+    struct job_layer *l = &out->items[out->count++];
+    *l = (struct job_layer){.name = must_strdup(name), .type = type};
+    l->in.items = must_alloc(INPUTS_MAX * sizeof *l->in.items);
+    for (uint32_t i = 0; i < INPUTS_MAX; i++)
+        if (in.names[i] != NULL)
+            l->in.items[l->in.count++] = must_strdup(in.names[i]);
+    return l;
 }
 
-/* ---- lr and fm: terms ------------------------------------------------------------------------ */
-
-static enum err check_terms(const struct model_builder *b, const char *type)
+static void copy_widths(const struct width_list *from, uint32_t last, struct width_list *to)
 {
-    if (b->model->output_width != 1)
+    to->items = must_alloc((from->count + 1) * sizeof *to->items);
+    to->count = from->count;
+    if (from->count > 0)
+        memcpy(to->items, from->items, from->count * sizeof *to->items);
+    if (last > 0)
+        to->items[to->count++] = last;
+}
+
+/* The inputs, as far as the features give them: NULL is left out. */
+static const char *dense_of(const struct features_spec *f)
+{
+    return f->dense_width > 0 ? "dense" : NULL;
+}
+
+static const char *embeddings_of(const struct features_spec *f)
+{
+    return f->table_count > 0 ? "embeddings" : NULL;
+}
+
+/* The hidden layers over `in`, or nothing if there are none. */
+static bool add_deep(const struct job *j, const char *name, struct inputs in,
+                     struct job_layers *out)
+{
+    if (j->model.hidden.count == 0)
+        return false;
+    struct job_layer *l = add(out, name, JOB_LAYER_MLP, in);
+    copy_widths(&j->model.hidden, 0, &l->hidden);
+    l->activation = j->model.activation;
+    l->dropout = j->model.dropout;
+    l->layer_norm = j->model.layer_norm;
+    return true;
+}
+
+static void add_output(const struct job *j, const char *name, struct inputs in,
+                       struct job_layers *out)
+{
+    add(out, name, JOB_LAYER_LINEAR, in)->units =
+        j->model.loss == LOSS_SOFTMAX ? j->model.classes : 1;
+}
+
+/* ---- lr, fm, ffm ----------------------------------------------------------------------------- */
+
+static enum err check_terms(const struct job *j, const struct features_spec *f)
+{
+    const char *type = model_type_name(j->model.type);
+    if (j->model.loss == LOSS_SOFTMAX)
         return err_set(ERR_INPUT,
                        "model.loss: softmax, and %s has one output; use logistic or squared, "
                        "or type mlp",
                        type);
-    if (b->model->dense_width > 0)
+    if (f->dense_width > 0)
         return err_set(ERR_INPUT,
                        "model.type: %s has no dense input, and the features give %u floats "
                        "of one (vectors); use type mlp",
-                       type, b->model->dense_width);
-    if (b->model->schema->table_count == 0)
+                       type, f->dense_width);
+    if (f->table_count == 0)
         return err_set(ERR_INPUT, "features: none, and %s needs at least one", type);
     return ERR_NONE;
 }
 
-/* The bias is a number and not a row, so it always exists; l1 would only pull it to 0. */
-static enum err add_terms_layer(struct model_builder *b, const char *name, uint32_t factor_dim)
+static void make_lr(const struct job *j, const struct features_spec *f, struct job_layers *out)
 {
-    struct model_layer layer = layer_make(LAYER_TERMS, name, 0, 1);
-    struct optimizer_spec optimizer = b->job->optimizer.linear;
-    optimizer.l1 = 0;
-    struct model_parameter bias = {
-        .part = "bias", .columns = 1, .init = init_zero, .optimizer = &optimizer};
-    enum err err = model_add_parameter(b, &bias, &layer.dense[0]);
+    add(out, "lr", JOB_LAYER_TERMS, IN(NULL));
+}
+
+static void make_fm(const struct job *j, const struct features_spec *f, struct job_layers *out)
+{
+    add(out, "fm", JOB_LAYER_TERMS, IN(NULL))->pairs = PAIRS_FM;
+}
+
+static void make_ffm(const struct job *j, const struct features_spec *f, struct job_layers *out)
+{
+    add(out, "ffm", JOB_LAYER_TERMS, IN(NULL))->pairs = PAIRS_FFM;
+}
+
+/* ---- deep models ----------------------------------------------------------------------------- */
+
+static enum err check_deep(const struct job *j, const struct features_spec *f)
+{
+    if (j->model.normalize != NORMALIZE_NONE)
+        return err_set(ERR_INPUT, "model.normalize: instance is for lr, fm and ffm; use none, or "
+                                  "layer_norm: true");
+    if (!(j->model.dropout >= 0 && j->model.dropout < 1))
+        return err_set(ERR_INPUT, "model.dropout: %g is not in [0, 1)", j->model.dropout);
+    for (size_t i = 0; i < j->model.hidden.count; i++)
+        if (j->model.hidden.items[i] == 0)
+            return err_set(ERR_INPUT, "model.hidden[%zu]: 0, and a layer has at least 1 unit", i);
+    if (f->dense_width == 0 && f->table_count == 0)
+        return err_set(ERR_INPUT, "features: none, and %s needs at least one",
+                       model_type_name(j->model.type));
+    return ERR_NONE;
+}
+
+/* One number is added to the sum of linear terms; and there are such terms. */
+static enum err check_wide(const struct job *j, const struct features_spec *f)
+{
+    enum err err = check_deep(j, f);
     if (err != ERR_NONE)
         return err;
-    layer.factor_dim = factor_dim;
-    return model_add_layer(b, &layer);
+    if (j->model.loss == LOSS_SOFTMAX)
+        return err_set(ERR_INPUT,
+                       "model.loss: softmax, and %s has one output; use logistic or squared, or "
+                       "type mlp, dcn or dlrm",
+                       model_type_name(j->model.type));
+    if (f->table_count == 0)
+        return err_set(ERR_INPUT, "features: none is categorical, and %s needs at least one",
+                       model_type_name(j->model.type));
+    return ERR_NONE;
 }
 
-static enum err make_lr(struct model_builder *b)
+static enum err check_embeddings(const struct job *j, const struct features_spec *f)
 {
-    enum err err = check_terms(b, "lr");
-    if (err != ERR_NONE)
-        return err;
-    for (uint32_t t = 0; t < b->model->schema->table_count; t++)
-        model_add_linear(b, t);
-    return add_terms_layer(b, "lr", 0);
-}
-
-static enum err make_fm(struct model_builder *b)
-{
-    enum err err = check_terms(b, "fm");
-    if (err != ERR_NONE)
-        return err;
-    for (uint32_t t = 0; t < b->model->schema->table_count; t++) {
-        uint32_t dim = model_embedding_dim(b, t);
-        if (dim != b->job->model.dim)
-            return err_set(ERR_INPUT,
-                           "tables.%s.dim: %u, and fm multiplies rows of all tables, so all "
-                           "have model.dim, which is %u",
-                           b->features->tables[t].name, dim, b->job->model.dim);
-        model_add_linear(b, t);
-        model_add_embedding(b, t);
-    }
-    return add_terms_layer(b, "fm", b->job->model.dim);
-}
-
-/* ---- mlp ------------------------------------------------------------------------------------- */
-
-static enum err add_input(struct model_builder *b)
-{
-    struct model *m = b->model;
-    uint64_t width = m->dense_width;
-    for (uint32_t t = 0; t < m->schema->table_count; t++) {
-        model_add_embedding(b, t);
-        m->embedding_offset[t] = (uint32_t)width;
-        width += (uint64_t)m->slot_count[t] * model_embedding_dim(b, t);
-        if (width > INPUT_WIDTH_MAX)
-            return err_set(ERR_LIMIT,
-                           "tables.%s: with it the input of mlp has more than %u floats an "
-                           "example; use fewer features or a smaller dim",
-                           m->schema->tables[t].name, INPUT_WIDTH_MAX);
-    }
-    if (width == 0)
-        return err_set(ERR_INPUT, "features: none, and mlp needs at least one");
-    if (width > INPUT_WIDTH_MAX)
-        return err_set(ERR_LIMIT,
-                       "model: the dense input has %llu floats an example, and at most %u are "
-                       "allowed",
-                       (unsigned long long)width, INPUT_WIDTH_MAX);
-    struct model_layer layer = layer_make(LAYER_INPUT, "input", 0, (uint32_t)width);
-    return model_add_layer(b, &layer);
-}
-
-static enum err add_linear_layer(struct model_builder *b, const char *name, uint32_t out,
-                                 enum activation activation)
-{
-    uint32_t in = b->model->layers[b->model->layer_count - 1].out_width;
-    struct model_layer layer = layer_make(LAYER_LINEAR, name, in, out);
-    layer.activation = activation;
-    const struct optimizer_spec *optimizer = &b->job->optimizer.dense;
-    struct model_parameter weight = {name, "weight", in, out, init_glorot, optimizer};
-    struct model_parameter bias = {name, "bias", 0, out, init_zero, optimizer};
-    enum err err = model_add_parameter(b, &weight, &layer.dense[0]);
-    if (err == ERR_NONE)
-        err = model_add_parameter(b, &bias, &layer.dense[1]);
-    return err != ERR_NONE ? err : model_add_layer(b, &layer);
-}
-
-static enum err add_norm_layer(struct model_builder *b, const char *name, uint32_t width)
-{
-    struct model_layer layer = layer_make(LAYER_NORM, name, width, width);
-    const struct optimizer_spec *optimizer = &b->job->optimizer.dense;
-    struct model_parameter gain = {name, "gain", 0, width, init_one, optimizer};
-    struct model_parameter bias = {name, "bias", 0, width, init_zero, optimizer};
-    enum err err = model_add_parameter(b, &gain, &layer.dense[0]);
-    if (err == ERR_NONE)
-        err = model_add_parameter(b, &bias, &layer.dense[1]);
-    return err != ERR_NONE ? err : model_add_layer(b, &layer);
-}
-
-/* linear, [normalization, activation | its own activation], [dropout] */
-static enum err add_hidden(struct model_builder *b, uint32_t index)
-{
-    const struct job_model *j = &b->job->model;
-    uint32_t width = j->hidden[index];
-    if (width == 0)
-        return err_set(ERR_INPUT, "model.hidden[%u]: 0, and a layer has at least 1 unit", index);
-    struct str name = {0};
-    str_append_format(&name, "hidden%u", index);
-    size_t stem = name.size;
-    enum activation fused = j->layer_norm ? ACTIVATION_NONE : j->activation;
-    enum err err = add_linear_layer(b, name.data, width, fused);
-    if (err == ERR_NONE && j->layer_norm) {
-        str_append(&name, ".norm");
-        err = add_norm_layer(b, name.data, width);
-        if (err == ERR_NONE && j->activation != ACTIVATION_NONE) {
-            name.data[name.size = stem] = '\0';
-            str_append(&name, ".activation");
-            struct model_layer layer = layer_make(LAYER_ACTIVATION, name.data, width, width);
-            layer.activation = j->activation;
-            err = model_add_layer(b, &layer);
-        }
-    }
-    if (err == ERR_NONE && j->dropout > 0) {
-        name.data[name.size = stem] = '\0';
-        str_append(&name, ".dropout");
-        struct model_layer layer = layer_make(LAYER_DROPOUT, name.data, width, width);
-        layer.dropout = j->dropout;
-        err = model_add_layer(b, &layer);
-    }
-    str_deinit(&name);
+    enum err err = check_deep(j, f);
+    if (err == ERR_NONE && f->table_count == 0)
+        return err_set(ERR_INPUT, "features: none is categorical, and %s needs at least one",
+                       model_type_name(j->model.type));
     return err;
 }
 
-static enum err make_mlp(struct model_builder *b)
+static void make_mlp(const struct job *j, const struct features_spec *f, struct job_layers *out)
 {
-    const struct job_model *j = &b->job->model;
-    if (j->normalize != NORMALIZE_NONE)
-        return err_set(ERR_INPUT, "model.normalize: instance is for lr and fm; use none, or "
-                                  "layer_norm: true");
-    if (!(j->dropout >= 0 && j->dropout < 1))
-        return err_set(ERR_INPUT, "model.dropout: %g is not in [0, 1)", j->dropout);
-    enum err err = add_input(b);
-    for (uint32_t i = 0; err == ERR_NONE && i < j->hidden_count; i++)
-        err = add_hidden(b, i);
-    if (err != ERR_NONE)
-        return err;
-    return add_linear_layer(b, "output", b->model->output_width, ACTIVATION_NONE);
+    struct inputs in = IN(dense_of(f), embeddings_of(f));
+    if (add_deep(j, "hidden", in, out))
+        in = IN("hidden");
+    add_output(j, "output", in, out);
+}
+
+/* wide + [fm] + a linear layer over the hidden ones. */
+static void make_wide(const struct job *j, const struct features_spec *f, bool has_fm,
+                      struct job_layers *out)
+{
+    struct inputs in = IN(dense_of(f), embeddings_of(f));
+    if (has_fm)
+        add(out, "fm", JOB_LAYER_FM, IN("embeddings"));
+    if (add_deep(j, "deep", in, out))
+        in = IN("deep");
+    add_output(j, "deep_output", in, out);
+    add(out, "output", JOB_LAYER_SUM, IN("wide", has_fm ? "fm" : NULL, "deep_output"));
+}
+
+static void make_wide_deep(const struct job *j, const struct features_spec *f,
+                           struct job_layers *out)
+{
+    make_wide(j, f, false, out);
+}
+
+static void make_deepfm(const struct job *j, const struct features_spec *f, struct job_layers *out)
+{
+    make_wide(j, f, true, out);
+}
+
+/* stacked: input → cross → hidden → output; parallel: both over the input, side by side. */
+static void make_dcn(const struct job *j, const struct features_spec *f, struct job_layers *out)
+{
+    struct inputs in = IN(dense_of(f), embeddings_of(f));
+    struct job_layer *cross = add(out, "cross", JOB_LAYER_CROSS, in);
+    cross->layers = j->model.cross_layers;
+    cross->low_rank = j->model.low_rank;
+    if (j->model.structure == STRUCTURE_STACKED) {
+        bool has_deep = add_deep(j, "deep", IN("cross"), out);
+        add_output(j, "output", IN(has_deep ? "deep" : "cross"), out);
+        return;
+    }
+    bool has_deep = add_deep(j, "deep", in, out);
+    add_output(j, "output", IN("cross", has_deep ? "deep" : NULL), out);
+}
+
+/* A bottom network makes a vector of the dense input; products of all pairs; a top network. */
+static void make_dlrm(const struct job *j, const struct features_spec *f, struct job_layers *out)
+{
+    const char *bottom = NULL;
+    if (f->dense_width > 0) {
+        struct job_layer *l = add(out, "bottom", JOB_LAYER_MLP, IN("dense"));
+        copy_widths(&j->model.bottom, j->model.dim, &l->hidden);
+        l->activation = j->model.activation;
+        l->dropout = j->model.dropout;
+        l->layer_norm = j->model.layer_norm;
+        bottom = "bottom";
+    }
+    add(out, "dot", JOB_LAYER_DOT, IN(bottom, "embeddings"));
+    struct inputs in = IN(bottom, "dot");
+    bool has_top = add_deep(j, "top", in, out);
+    add_output(j, "output", has_top ? IN("top") : in, out);
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-static const struct model_preset presets[] = {
-    {MODEL_LR, "lr", make_lr},
-    {MODEL_FM, "fm", make_fm},
-    {MODEL_MLP, "mlp", make_mlp},
+static enum err check_layers(const struct job *j, const struct features_spec *f)
+{
+    if (j->model.layer_count == 0)
+        return err_set(ERR_INPUT, "model.layers: empty; give layers, or a model.type");
+    if (j->model.normalize != NORMALIZE_NONE && !model_is_terms(&j->model))
+        return err_set(ERR_INPUT, "model.normalize: instance is for layers of type terms; use "
+                                  "none, or a layer of type norm");
+    return ERR_NONE;
+}
+
+static void copy_layers(const struct job *j, const struct features_spec *f, struct job_layers *out)
+{
+    for (size_t i = 0; i < j->model.layer_count; i++) {
+        const struct job_layer *from = &j->model.layers[i];
+        struct job_layer *to = add(out, from->name, from->type, IN(NULL));
+        char *name = to->name;
+        mem_free(to->in.items);
+        *to = *from;
+        to->name = name;
+        to->in.items = must_alloc((from->in.count + 1) * sizeof *to->in.items);
+        for (size_t k = 0; k < from->in.count; k++)
+            to->in.items[k] = must_strdup(from->in.items[k]);
+        copy_widths(&from->hidden, 0, &to->hidden);
+    }
+}
+
+static const struct preset presets[] = {
+    {MODEL_LR, check_terms, make_lr},
+    {MODEL_FM, check_terms, make_fm},
+    {MODEL_FFM, check_terms, make_ffm},
+    {MODEL_MLP, check_deep, make_mlp},
+    {MODEL_WIDE_DEEP, check_wide, make_wide_deep},
+    {MODEL_DEEPFM, check_wide, make_deepfm},
+    {MODEL_DCN, check_deep, make_dcn},
+    {MODEL_DLRM, check_embeddings, make_dlrm},
+    {MODEL_LAYERS, check_layers, copy_layers},
 };
 
-const struct model_preset *model_preset_find(enum model_type type)
+enum err model_preset_layers(const struct job *j, const struct features_spec *features,
+                             struct job_layers *out)
 {
     for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++) {
-        if (presets[i].type == type)
-            return &presets[i];
+        if (presets[i].type != j->model.type)
+            continue;
+        enum err err = presets[i].check(j, features);
+        if (err == ERR_NONE)
+            presets[i].make(j, features, out);
+        return err;
     }
-    return NULL;
+    CHECK(!"the type has a row");
+    return ERR_NONE;
+}
+
+void job_layers_deinit(struct job_layers *layers)
+{
+    for (size_t i = 0; i < layers->count; i++)
+        job_layer_deinit(&layers->items[i]);
+    mem_free(layers->items);
+    *layers = (struct job_layers){0};
+}
+
+const char *model_type_name(enum model_type type)
+{
+    return model_type_names[type];
 }

@@ -274,41 +274,6 @@ void codec_restore_write(const struct setting *row, const void *place, struct st
     str_append(out, row->choices[stop->restore_best ? 0 : 1]);
 }
 
-/* ---- model.hidden --------------------------------------------------------------------------- */
-
-enum err codec_hidden_read(const struct setting *row, const struct conf_node *n, const char *path,
-                           void *place)
-{
-    struct job_model *model = place;
-    if (n->kind != CONF_LIST)
-        return value_error(row, n, path, "is not a list");
-    if (n->count > 64)
-        return value_error(row, n, path, "has more than 64 layers");
-    uint32_t *widths = must_alloc((n->count + 1) * sizeof *widths);
-    for (size_t i = 0; i < n->count; i++) {
-        uint64_t width = 0;
-        enum err e = value_u64(row, n->items[i], path, &width);
-        if (e) {
-            mem_free(widths);
-            return e;
-        }
-        widths[i] = (uint32_t)width;
-    }
-    mem_free(model->hidden);
-    model->hidden = widths;
-    model->hidden_count = n->count;
-    return ERR_NONE;
-}
-
-void codec_hidden_write(const struct setting *row, const void *place, struct str *out)
-{
-    const struct job_model *model = place;
-    str_append(out, "[");
-    for (size_t i = 0; i < model->hidden_count; i++)
-        str_append_format(out, "%s%u", i ? ", " : "", model->hidden[i]);
-    str_append(out, "]");
-}
-
 /* ---- features ------------------------------------------------------------------------------- */
 
 enum err codec_missing_read(const struct setting *row, const struct conf_node *n, const char *path,

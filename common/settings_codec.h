@@ -22,7 +22,8 @@ CODEC(every);      /* struct job_eval */
 CODEC(metrics);    /* struct job_eval */
 CODEC(metric);     /* struct job_early_stopping */
 CODEC(restore);    /* struct job_early_stopping */
-CODEC(hidden);     /* struct job_model */
+CODEC(widths);     /* struct width_list */
+CODEC(layers);     /* struct job_model */
 CODEC(missing);    /* struct job_feature */
 CODEC(vocab);      /* struct job_feature */
 CODEC(edges);      /* struct job_feature */
@@ -34,10 +35,16 @@ CODEC(init);       /* struct job_table */
 extern const char *const metric_names[]; /* by enum metric_kind, NULL-terminated */
 extern const char *const data_format_names[];
 extern const char *const consistency_names[];
+extern const char *const model_type_names[];
+extern const char *const layer_type_names[];
 extern const char *const transform_names[];
 
 bool transform_makes_categorical(enum transform_kind kind);
 /* Whether a feature's numbers end as categories: bucketize, or a transform that says so. */
 bool feature_is_binned(const struct job_feature *f);
+
+/* Settings of model.layers (settings_codec_layers.c). */
+void job_layer_deinit(struct job_layer *l);
+void job_layer_write(const struct job_layer *l, struct str *out); /* a map in flow style */
 
 #endif

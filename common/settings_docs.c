@@ -136,9 +136,9 @@ static const char features_intro[] =
     "`user_*` for all columns that match and are not label, weight or time. A name of its own "
     "beats a\n"
     "range, a range a pattern. `features: all` takes every column of a csv as categorical.\n\n"
-    "Formats that need none: criteo (I1..I13, with `log2_floor` in lr and fm, with `log1p, "
+    "Formats that need none: criteo (I1..I13, with `log2_floor` in lr, fm and ffm, with `log1p, "
     "standardize`\n"
-    "in mlp; C1..C26), libsvm (one multi-valued feature `features` with `key: integer`), libffm "
+    "elsewhere; C1..C26), libsvm (one multi-valued feature `features` with `key: integer`), libffm "
     "(a\n"
     "feature a field, configured as `f`, sharing the table `features`), idx (the vector `pixels`, "
     "values\n"
@@ -149,11 +149,34 @@ static const char features_intro[] =
     "`value_weights` or\n"
     "`max_values`.\n\n";
 
+static const char layers_intro[] =
+    "## Layers\n\n"
+    "`model.layers:` composes a model from layers, in order. A layer reads inputs and layers that "
+    "stand\n"
+    "before it, and the last one gives the output, as many numbers as the loss needs (`softmax`: "
+    "model.classes,\n"
+    "else 1). Each `model.type` is such a list: `paramctl config show --expand -f FILE` prints it. "
+    "Shapes are\n"
+    "checked by `paramctl config check`, with the layer's path in the error; docs/models.md has "
+    "the formulas.\n\n"
+    "Inputs: `dense` (numbers and vectors), `embeddings` (the pooled vectors of all categorical "
+    "features),\n"
+    "`embeddings(user_*)` (of those that match), `wide` (the sum of the linear terms and a "
+    "bias).\n\n"
+    "```yaml\n"
+    "model:\n"
+    "  layers:\n"
+    "    - {name: cross, type: cross, in: [dense, embeddings], layers: 3, low_rank: 64}\n"
+    "    - {name: deep, type: mlp, in: [dense, embeddings], hidden: [512, 256], dropout: 0.1}\n"
+    "    - {name: body, type: concat, in: [cross, deep]}\n"
+    "    - {name: click, type: linear, in: [body, wide], units: 1}\n"
+    "```\n\n";
+
 void settings_document_job(struct str *out)
 {
     static const char *const sections[] = {"data",           "model",      "train",     "eval",
                                            "early_stopping", "checkpoint", "resources", NULL};
-    static const char *const models[] = {"lr", "fm", "mlp", NULL};
+
     static const char *const classes[] = {"categorical", "numeric", "vector", "binned",
                                           "cross",       "multi",   NULL};
     static const char *const optimizers[] = {"sgd",     "momentum", "adagrad", "adam",
@@ -164,7 +187,7 @@ void settings_document_job(struct str *out)
     append_table(out, job_settings, job_setting_count, "", NULL);
     for (size_t i = 0; sections[i]; i++) {
         str_append_format(out, "## %s\n\n", sections[i]);
-        append_table(out, job_settings, job_setting_count, sections[i], models);
+        append_table(out, job_settings, job_setting_count, sections[i], model_type_names);
         if (i == 0) {
             str_append(out, features_intro);
             append_table(out, feature_settings, feature_setting_count, NULL, classes);
@@ -174,6 +197,8 @@ void settings_document_job(struct str *out)
             append_table(out, table_settings, table_setting_count, NULL, NULL);
         }
         if (i == 1) {
+            str_append(out, layers_intro);
+            append_table(out, layer_settings, layer_setting_count, NULL, layer_type_names);
             str_append(out, "## Optimizers\n\n");
             append_table(out, job_settings, job_setting_count, "optimizer", NULL);
             str_append(out, "Each is a type (`dense: sgd`) or a map; without `type` it changes the "

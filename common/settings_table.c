@@ -19,10 +19,17 @@
     }
 #define STEPS_MAX 1e12
 
-#define LR  (1u << MODEL_LR)
-#define FM  (1u << MODEL_FM)
-#define MLP (1u << MODEL_MLP)
-#define CSV JOB_APPLIES_CSV
+#define LR        (1u << MODEL_LR)
+#define FM        (1u << MODEL_FM)
+#define MLP       (1u << MODEL_MLP)
+#define FFM       (1u << MODEL_FFM)
+#define WIDE_DEEP (1u << MODEL_WIDE_DEEP)
+#define DEEPFM    (1u << MODEL_DEEPFM)
+#define DCN       (1u << MODEL_DCN)
+#define DLRM      (1u << MODEL_DLRM)
+#define LAYERS    (1u << MODEL_LAYERS)
+#define HIDDEN    (MLP | WIDE_DEEP | DEEPFM | DCN | DLRM)
+#define CSV       JOB_APPLIES_CSV
 
 const struct setting job_settings[] = {
     {"name", SETTING_TEXT, AT(name), .initial = "<file stem>", .no_bits = true,
@@ -93,36 +100,56 @@ const struct setting job_settings[] = {
      .help = "Features by name, in order; see Features."},
     {"tables", SETTING_GROUP, .initial = "{}", .help = "Embedding tables by name; see Tables."},
 
-    {"model.type", SETTING_CHOICE, AT(model.type), .initial = "<required>", .change = CHANGE_NEVER,
-     .choices = NAMES("lr", "fm", "mlp"),
-     .later = NAMES("ffm", "wide_deep", "deepfm", "dcn", "dlrm"),
-     .help = "Logistic (linear) regression, factorization machine, multi-layer perceptron. "
-             "(later) ffm, wide_deep, deepfm, dcn, dlrm."},
+    {"model.type", SETTING_CHOICE, AT(model.type), .initial = "<layers, if those are given>",
+     .change = CHANGE_NEVER, .choices = model_type_names,
+     .help = "Linear (logistic) regression, (field-aware) factorization machine, multi-layer "
+             "perceptron, or a model of both kinds; docs/models.md has their formulas. Each stands "
+             "for a list of layers, which `paramctl config show --expand` prints."},
+    {"model.dim", SETTING_U32, AT(model.dim), .initial = "4", .min = 1, .max = ROW_DIM_MAX - 1,
+     .change = CHANGE_NEVER, .applies = FFM,
+     .help = "Length of a value's vector for one field; it has one for each."},
     {"model.dim", SETTING_U32, AT(model.dim), .initial = "16", .min = 1, .max = ROW_DIM_MAX - 1,
-     .change = CHANGE_NEVER, .help = "Length of embedding vectors; lr has none."},
+     .change = CHANGE_NEVER, .applies = LR | FM | HIDDEN | LAYERS,
+     .help = "Length of embedding vectors; lr has none."},
     {"model.loss", SETTING_CHOICE, AT(model.loss), .initial = "<logistic; idx: softmax>",
      .change = CHANGE_NEVER, .choices = NAMES("logistic", "squared", "softmax"),
-     .help = "What training minimizes. softmax is for mlp."},
+     .help = "What training minimizes. softmax is for mlp, dcn, dlrm and layers."},
     {"model.classes", SETTING_U32, AT(model.classes), .initial = "<softmax of idx: 10; else 1>",
      .change = CHANGE_NEVER, .min = 1, .max = 65536,
      .help = "Outputs of softmax: labels are 0 … classes-1."},
-    {"model.hidden", AT(model), CODEC(hidden), .initial = "[256, 128]", .applies = MLP,
+    {"model.hidden", AT(model.hidden), CODEC(widths), .initial = "[256, 128]", .applies = HIDDEN,
      .change = CHANGE_NEVER, .min = 1, .max = 65536, .form = "a list of widths from 1 to 65536",
-     .help = "Widths of the hidden layers; [] makes the model linear."},
-    {"model.activation", SETTING_CHOICE, AT(model.activation), .initial = "relu", .applies = MLP,
+     .help = "Widths of the hidden layers (dlrm: of the top network); [] leaves them out."},
+    {"model.activation", SETTING_CHOICE, AT(model.activation), .initial = "relu", .applies = HIDDEN,
      .change = CHANGE_NEVER, .choices = NAMES("none", "relu", "tanh", "sigmoid"),
      .help = "Of the hidden layers."},
-    {"model.dropout", SETTING_F64, AT(model.dropout), .initial = "0", .max = 0.99, .applies = MLP,
-     .change = CHANGE_ON_RESUME,
+    {"model.dropout", SETTING_F64, AT(model.dropout), .initial = "0", .max = 0.99,
+     .applies = HIDDEN, .change = CHANGE_ON_RESUME,
      .help = "Fraction of hidden units switched off in a training step."},
-    {"model.layer_norm", SETTING_BOOL, AT(model.layer_norm), .initial = "false", .applies = MLP,
+    {"model.layer_norm", SETTING_BOOL, AT(model.layer_norm), .initial = "false", .applies = HIDDEN,
      .change = CHANGE_NEVER, .help = "Layer normalization before each activation."},
-    {"model.normalize", SETTING_CHOICE, AT(model.normalize), .initial = "none", .applies = LR | FM,
-     .change = CHANGE_NEVER, .choices = NAMES("none", "instance"),
-     .help = "instance: an example's values divided by their Euclidean norm, libffm's habit."},
+    {"model.cross_layers", SETTING_U32, AT(model.cross_layers), .initial = "3", .min = 1, .max = 64,
+     .applies = DCN, .change = CHANGE_NEVER, .help = "Cross layers."},
+    {"model.low_rank", SETTING_U32, AT(model.low_rank), .initial = "0", .max = 65536,
+     .applies = DCN, .change = CHANGE_NEVER,
+     .help = "Of the cross layers' matrices; 0: full ones."},
+    {"model.structure", SETTING_CHOICE, AT(model.structure), .initial = "stacked", .applies = DCN,
+     .change = CHANGE_NEVER, .choices = NAMES("stacked", "parallel"),
+     .help = "The hidden layers read the cross layers' output, or stand beside them."},
+    {"model.bottom", AT(model.bottom), CODEC(widths), .initial = "[64]", .applies = DLRM,
+     .change = CHANGE_NEVER, .min = 1, .max = 65536, .form = "a list of widths from 1 to 65536",
+     .help = "Widths of the hidden layers over the dense input; one of model.dim follows."},
+    {"model.normalize", SETTING_CHOICE, AT(model.normalize), .initial = "none",
+     .applies = LR | FM | FFM | LAYERS, .change = CHANGE_NEVER,
+     .choices = NAMES("none", "instance"),
+     .help =
+         "instance: an example's values divided by their Euclidean norm, libffm's habit. Of terms "
+         "only."},
     {"model.l2", SETTING_F64, AT(model.l2), .initial = "0", .max = INFINITY,
      .change = CHANGE_ON_RESUME, .help = "L2 penalty of rows that the step touches."},
-    {"model.layers", SETTING_LATER, .initial = "~", .help = "(later) A model composed of layers."},
+    {"model.layers", AT(model), CODEC(layers), .initial = "[]", .applies = LAYERS,
+     .change = CHANGE_NEVER, .form = "a list of layers {name: NAME, type: TYPE, in: [NAME, …], …}",
+     .help = "A model composed of layers, in order; the last one gives the output. See Layers."},
     {"model.outputs", SETTING_LATER, .initial = "~", .help = "(later) Several labels."},
 
     {"optimizer.linear", SETTING_GROUP, AT(optimizer.linear), .initial = "{type: ftrl}",

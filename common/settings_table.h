@@ -76,9 +76,9 @@ struct setting {
 };
 
 extern const struct setting job_settings[], feature_settings[], table_settings[],
-    optimizer_settings[], daemon_settings[];
+    optimizer_settings[], layer_settings[], daemon_settings[];
 extern const size_t job_setting_count, feature_setting_count, table_setting_count,
-    optimizer_setting_count, daemon_setting_count;
+    optimizer_setting_count, layer_setting_count, daemon_setting_count;
 
 /* What a map is read against, or a struct written by. */
 struct settings_view {
@@ -94,7 +94,7 @@ static inline bool settings_applies(const struct settings_view *v, const struct 
 }
 
 /* Kinds of jobs, as bits of setting.applies: 1 << enum model_type, and the format csv. */
-#define JOB_APPLIES_CSV (1u << 8)
+#define JOB_APPLIES_CSV (1u << 16)
 
 /* Daemons whose default file has the row. */
 #define DAEMON_APPLIES_SERVER 1u

@@ -179,3 +179,52 @@ const struct setting optimizer_settings[] = {
      .change = CHANGE_ON_RESUME, .help = "cosine, linear: what remains of the rate at the end."},
 };
 const size_t optimizer_setting_count = sizeof optimizer_settings / sizeof *optimizer_settings;
+
+/* ---- layers --------------------------------------------------------------------------------- */
+
+#undef AT
+#define AT(member)  .offset = offsetof(struct job_layer, member)
+#define LAYER(type) (1u << JOB_LAYER_##type)
+
+const struct setting layer_settings[] = {
+    {"name", SETTING_TEXT, AT(name), .initial = "<required>", .change = CHANGE_NEVER,
+     .help = "How layers after it and its parameters call it."},
+    {"type", SETTING_CHOICE, AT(type), .initial = "<required>", .change = CHANGE_NEVER,
+     .choices = layer_type_names,
+     .help =
+         "linear: activation(x W + b). mlp: hidden layers. cross: DCN-V2's cross layers. fm: the "
+         "sum of the products of all pairs of vectors. dot: those products, side by side. "
+         "concat, sum: of what it reads. norm: layer normalization. terms: the features' linear "
+         "terms and bias, with pairs if asked for."},
+    {"in", SETTING_LIST, AT(in), .initial = "[]", .change = CHANGE_NEVER,
+     .form = "a list of dense, embeddings, embeddings(PATTERN), wide and layers before it",
+     .help =
+         "What it reads, side by side: the dense input, features' pooled vectors, the sum of the "
+         "linear terms, or other layers."},
+    {"units", SETTING_U32, AT(units), .initial = "<required>", .min = 1, .max = 65536,
+     .applies = LAYER(LINEAR), .change = CHANGE_NEVER, .help = "Numbers that it gives."},
+    {"hidden", AT(hidden), CODEC(widths), .initial = "<required>", .min = 1, .max = 65536,
+     .applies = LAYER(MLP), .change = CHANGE_NEVER, .form = "a list of widths from 1 to 65536",
+     .help = "Widths of its layers."},
+    {"activation", SETTING_CHOICE, AT(activation), .initial = "none", .applies = LAYER(LINEAR),
+     .change = CHANGE_NEVER, .choices = NAMES("none", "relu", "tanh", "sigmoid"),
+     .help = "Of its output."},
+    {"activation", SETTING_CHOICE, AT(activation), .initial = "relu",
+     .applies = LAYER(MLP) | LAYER(ACTIVATION), .change = CHANGE_NEVER,
+     .choices = NAMES("none", "relu", "tanh", "sigmoid"), .help = "Of every layer's output."},
+    {"dropout", SETTING_F64, AT(dropout), .initial = "0", .max = 0.99, .applies = LAYER(MLP),
+     .change = CHANGE_NEVER, .help = "Fraction of units switched off in a training step."},
+    {"rate", SETTING_F64, AT(dropout), .initial = "<required>", .max = 0.99,
+     .applies = LAYER(DROPOUT), .change = CHANGE_NEVER,
+     .help = "Fraction of numbers switched off in a training step."},
+    {"layer_norm", SETTING_BOOL, AT(layer_norm), .initial = "false", .applies = LAYER(MLP),
+     .change = CHANGE_NEVER, .help = "Layer normalization before each activation."},
+    {"layers", SETTING_U32, AT(layers), .initial = "1", .min = 1, .max = 64,
+     .applies = LAYER(CROSS), .change = CHANGE_NEVER, .help = "Cross layers."},
+    {"low_rank", SETTING_U32, AT(low_rank), .initial = "0", .max = 65536, .applies = LAYER(CROSS),
+     .change = CHANGE_NEVER, .help = "Of its matrices; 0: full ones."},
+    {"pairs", SETTING_CHOICE, AT(pairs), .initial = "none", .applies = LAYER(TERMS),
+     .change = CHANGE_NEVER, .choices = NAMES("none", "fm", "ffm"),
+     .help = "Products of pairs of terms, by one vector a value or by one for each field."},
+};
+const size_t layer_setting_count = sizeof layer_settings / sizeof *layer_settings;

@@ -28,14 +28,18 @@
 /* Examples whose losses are summed before they are added to the other groups' sums. */
 #define COMPUTE_LOSS_ROWS 1024u
 
-/* y = x · weight; x: [n][in], weight: [in][out], y: [n][out]; gradients have the same shapes. */
+/*
+ * y = x · weight; x: [n][in], weight: [in][out], y: [n][out]; gradients have the same shapes. From
+ * row to row of x and of x_gradient it is x_stride floats; 0: in.
+ */
 struct compute_gemm {
-    uint32_t n, in, out;
+    uint32_t n, in, out, x_stride;
     const float *x;
     const float *weight;
     float *y;                /* forward */
     const float *y_gradient; /* both gradients */
     float *x_gradient;       /* y_gradient · weightᵀ */
+    bool add;                /* … is added to what stands in x_gradient */
     float *weight_gradient;  /* xᵀ · y_gradient */
 };
 
@@ -80,6 +84,7 @@ struct compute_norm_back {
     const float *y_gradient;
     float *x_gradient;
     float *gain_gradient, *bias_gradient; /* [width] */
+    bool add;                             /* to what stands in x_gradient */
 };
 
 /* y = x * mask; the mask is 0 with probability `rate`, else 1 / (1 - rate). */
@@ -101,6 +106,48 @@ struct compute_multiply {
     float *x;
 };
 
+/* y = x, or y += x; [n][width] with strides from row to row. x NULL: zeros. */
+struct compute_copy {
+    uint32_t n, width;
+    size_t x_stride, y_stride;
+    const float *x;
+    float *y;
+    bool add;
+};
+
+/*
+ * DCN-V2's cross layer after its matrix product (Wang et al., WWW 2021): y = x0 ⊙ (t + bias) + x.
+ * Backwards, one after the other: x_gradient (+)= y_gradient; x0_gradient (+)= y_gradient ⊙ (t +
+ * bias); t = y_gradient ⊙ x0, its own gradient. The two gradients may be the same array.
+ */
+struct compute_cross {
+    uint32_t n, width;
+    size_t x_stride, x0_stride;      /* of x and x0, and of their gradients */
+    const float *x, *x0, *bias;      /* bias: [width] */
+    float *t;                        /* [n][width] */
+    float *y;                        /* [n][width] */
+    const float *y_gradient;         /* [n][width] */
+    float *x_gradient, *x0_gradient; /* NULL: not wanted */
+    bool add_x, add_x0;
+};
+
+/*
+ * Pairs of vectors; x: [n][count][dim], x_stride floats from example to example, also of
+ * x_gradient.
+ * fm:  y[n] = ½ (|S|² - Σ |x_i|²), S = Σ x_i (Rendle, ICDM 2010).
+ * dot: y[n][count (count - 1) / 2] = <x_i, x_j>, j < i, row after row (Naumov et al. 2019).
+ */
+struct compute_vectors {
+    uint32_t n, count, dim;
+    size_t x_stride;
+    const float *x;
+    float *y;
+    float *sums; /* fm: [n][dim], S, written forwards */
+    const float *y_gradient;
+    float *x_gradient;
+    bool add; /* to what stands in x_gradient */
+};
+
 /* One table's terms with the rows that they name. */
 struct compute_table {
     const struct batch_table *terms;
@@ -110,20 +157,25 @@ struct compute_table {
     uint32_t w_offset, v_offset; /* of the components in a row */
     uint32_t v_dim;              /* 0: the table has no v */
     uint32_t input_offset;       /* compute_input: column of its first slot */
+    uint32_t first_field;        /* field_terms: number of its first slot */
 };
 
 /*
  * lr and fm. With r = 1 / |x| if `norms` is given, else 1, and x' = r x:
  * logit = bias + Σ w x' + ½ (|S|² - Σ v² x'²), S = Σ v x'; over all tables' terms.
+ *
+ * ffm (Juan et al., RecSys 2016): a slot is a field, and v of a row is [field_count][factor_dim].
+ * logit = bias + Σ w x' + Σ_{i<j} <v_i[field of j], v_j[field of i]> x_i' x_j'.
  */
 struct compute_terms {
     uint32_t n;
-    uint32_t factor_dim; /* 0: linear terms alone */
+    uint32_t factor_dim;  /* 0: linear terms alone */
+    uint32_t field_count; /* field_terms */
     uint32_t table_count;
     const struct compute_table *tables;
     const float *bias;     /* [1] */
     float *norms;          /* [n]: r, written forwards; NULL: no normalization */
-    float *sums;           /* [n][factor_dim]: S, written forwards */
+    float *sums;           /* [n][factor_dim]: S, written forwards; field_terms: not used */
     float *logits;         /* [n] */
     const float *gradient; /* [n], backwards */
     float *bias_gradient;  /* [1] */
@@ -167,8 +219,17 @@ struct compute {
     void (*norm_back)(struct pool *pool, const struct compute_norm_back *c);
     void (*dropout)(struct pool *pool, const struct compute_dropout *d);
     void (*multiply)(struct pool *pool, const struct compute_multiply *m);
+    void (*copy)(struct pool *pool, const struct compute_copy *c);
+    void (*cross)(struct pool *pool, const struct compute_cross *c);
+    void (*cross_back)(struct pool *pool, const struct compute_cross *c);
+    void (*fm)(struct pool *pool, const struct compute_vectors *v);
+    void (*fm_back)(struct pool *pool, const struct compute_vectors *v);
+    void (*dot)(struct pool *pool, const struct compute_vectors *v);
+    void (*dot_back)(struct pool *pool, const struct compute_vectors *v);
     void (*terms)(struct pool *pool, const struct compute_terms *t);
     void (*terms_back)(struct pool *pool, const struct compute_terms *t);
+    void (*field_terms)(struct pool *pool, const struct compute_terms *t);
+    void (*field_terms_back)(struct pool *pool, const struct compute_terms *t);
     void (*input)(struct pool *pool, const struct compute_input *c);
     void (*input_back)(struct pool *pool, const struct compute_input *c);
     double (*loss)(struct pool *pool, const struct compute_loss *l); /* Σ weight × loss */

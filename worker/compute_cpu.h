@@ -4,7 +4,10 @@
  * compute_cpu_gemm.c     matrix products; walls off OpenBLAS.
  * compute_cpu_dense.c    element-wise operations, layer normalization, dropout, losses.
  * compute_cpu_terms.c    lr and fm.
+ * compute_cpu_fields.c   ffm.
  * compute_cpu_input.c    dense input and pooled embeddings.
+ * compute_cpu_join.c     copies, cross layers.
+ * compute_cpu_vectors.c  pairs of vectors.
  */
 #ifndef PARAMD_WORKER_COMPUTE_CPU_H
 #define PARAMD_WORKER_COMPUTE_CPU_H
@@ -60,9 +63,26 @@ void cpu_multiply(struct pool *pool, const struct compute_multiply *m);
 double cpu_loss(struct pool *pool, const struct compute_loss *l);
 bool cpu_finite(struct pool *pool, const float *x, size_t count);
 
+void cpu_copy(struct pool *pool, const struct compute_copy *c);
+void cpu_cross(struct pool *pool, const struct compute_cross *c);
+void cpu_cross_back(struct pool *pool, const struct compute_cross *c);
+void cpu_fm(struct pool *pool, const struct compute_vectors *v);
+void cpu_fm_back(struct pool *pool, const struct compute_vectors *v);
+void cpu_dot(struct pool *pool, const struct compute_vectors *v);
+void cpu_dot_back(struct pool *pool, const struct compute_vectors *v);
+
+void cpu_field_terms(struct pool *pool, const struct compute_terms *t);
+void cpu_field_terms_back(struct pool *pool, const struct compute_terms *t);
 void cpu_terms(struct pool *pool, const struct compute_terms *t);
 void cpu_terms_back(struct pool *pool, const struct compute_terms *t);
 void cpu_input(struct pool *pool, const struct compute_input *c);
 void cpu_input_back(struct pool *pool, const struct compute_input *c);
+
+/* 1 / |x| of an example's terms; 1 if it has none, or zeros alone. */
+float cpu_inverse_norm(const struct compute_terms *t, uint32_t example);
+/* bias + Σ w x' of an example. */
+float cpu_linear(const struct compute_terms *t, uint32_t example, float scale);
+/* In chunks of CPU_CHUNK_ROWS. */
+float cpu_sum_in_chunks(const float *x, uint32_t n);
 
 #endif

@@ -225,7 +225,8 @@ static void norm_back_row(const struct compute_norm_back *c, uint32_t i)
     float dh_mean = lanes_sum(product) / (float)width;
     for (j = 0; j < width; j++) {
         float h = (x[j] - mean) * scale;
-        out[j] = scale * (g[j] * c->gain[j] - d_mean - h * dh_mean);
+        float gradient = scale * (g[j] * c->gain[j] - d_mean - h * dh_mean);
+        out[j] = c->add ? out[j] + gradient : gradient;
     }
 }
 

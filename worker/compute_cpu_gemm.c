@@ -34,13 +34,19 @@ static void run(struct pool *pool, uint32_t count, void (*piece)(void *, uint32_
     pool_run(concurrent ? pool : NULL, count, piece, (void *)g);
 }
 
+static size_t x_stride(const struct compute_gemm *g)
+{
+    return g->x_stride > 0 ? g->x_stride : g->in;
+}
+
 static void forward_piece(void *context, uint32_t index, uint32_t thread)
 {
     const struct compute_gemm *g = context;
     struct cpu_range r = cpu_chunk(g->n, GEMM_ROWS, index);
+    size_t stride = x_stride(g);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)(r.end - r.first), (int)g->out,
-                (int)g->in, 1.0f, g->x + (size_t)r.first * g->in, (int)g->in, g->weight,
-                (int)g->out, 0.0f, g->y + (size_t)r.first * g->out, (int)g->out);
+                (int)g->in, 1.0f, g->x + r.first * stride, (int)stride, g->weight, (int)g->out,
+                0.0f, g->y + (size_t)r.first * g->out, (int)g->out);
 }
 
 void cpu_gemm_forward(struct pool *pool, const struct compute_gemm *g)
@@ -52,9 +58,10 @@ static void input_piece(void *context, uint32_t index, uint32_t thread)
 {
     const struct compute_gemm *g = context;
     struct cpu_range r = cpu_chunk(g->n, GEMM_ROWS, index);
+    size_t stride = x_stride(g);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(r.end - r.first), (int)g->in,
                 (int)g->out, 1.0f, g->y_gradient + (size_t)r.first * g->out, (int)g->out, g->weight,
-                (int)g->out, 0.0f, g->x_gradient + (size_t)r.first * g->in, (int)g->in);
+                (int)g->out, g->add ? 1.0f : 0.0f, g->x_gradient + r.first * stride, (int)stride);
 }
 
 void cpu_gemm_input(struct pool *pool, const struct compute_gemm *g)
@@ -78,8 +85,8 @@ static void weight_piece(void *context, uint32_t index, uint32_t thread)
     struct cpu_range row = cpu_chunk(g->in, row_length, index / column_tiles);
     struct cpu_range column = cpu_chunk(g->out, column_length, index % column_tiles);
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)(row.end - row.first),
-                (int)(column.end - column.first), (int)g->n, 1.0f, g->x + row.first, (int)g->in,
-                g->y_gradient + column.first, (int)g->out, 0.0f,
+                (int)(column.end - column.first), (int)g->n, 1.0f, g->x + row.first,
+                (int)x_stride(g), g->y_gradient + column.first, (int)g->out, 0.0f,
                 g->weight_gradient + (size_t)row.first * g->out + column.first, (int)g->out);
 }
 

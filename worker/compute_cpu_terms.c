@@ -149,7 +149,7 @@ static float factors(const struct compute_terms *t, uint32_t example, float scal
     return 0.5f * pairs;
 }
 
-static float linear(const struct compute_terms *t, uint32_t example, float scale)
+float cpu_linear(const struct compute_terms *t, uint32_t example, float scale)
 {
     float sum = *t->bias;
     for (uint32_t i = 0; i < t->table_count; i++) {
@@ -168,8 +168,7 @@ static float linear(const struct compute_terms *t, uint32_t example, float scale
     return sum;
 }
 
-/* 1 / |x|; an example without terms, or with zeros alone, keeps its zeros. */
-static float inverse_norm(const struct compute_terms *t, uint32_t example)
+float cpu_inverse_norm(const struct compute_terms *t, uint32_t example)
 {
     float squares = 0;
     for (uint32_t i = 0; i < t->table_count; i++) {
@@ -207,8 +206,8 @@ static void forward_piece(void *context, uint32_t index, uint32_t thread)
         if (i + 1 < r.end)
             prefetch_rows(t, i + 1);
         if (t->norms != NULL)
-            t->norms[i] = scale = inverse_norm(t, i);
-        float logit = linear(t, i, scale);
+            t->norms[i] = scale = cpu_inverse_norm(t, i);
+        float logit = cpu_linear(t, i, scale);
         t->logits[i] = t->factor_dim > 0 ? logit + factors(t, i, scale) : logit;
     }
 }
@@ -332,7 +331,7 @@ static void backward_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-static float sum_in_chunks(const float *x, uint32_t n)
+float cpu_sum_in_chunks(const float *x, uint32_t n)
 {
     float sum = 0;
     for (uint32_t first = 0; first < n; first += CPU_CHUNK_ROWS) {
@@ -352,5 +351,5 @@ void cpu_terms_back(struct pool *pool, const struct compute_terms *t)
         struct back_context c = {t, table, cpu_divisor_make(table->terms->slot_count)};
         pool_run(pool, cpu_chunk_count(table->terms->key_count, GRADIENT_ROWS), backward_piece, &c);
     }
-    *t->bias_gradient = sum_in_chunks(t->gradient, t->n);
+    *t->bias_gradient = cpu_sum_in_chunks(t->gradient, t->n);
 }

@@ -2,11 +2,6 @@
 
 #include "common/rng.h"
 
-static struct layer_memory no_scratch(const struct model *m, const struct model_layer *spec)
-{
-    return (struct layer_memory){.out = spec->out_width};
-}
-
 /* ---- linear --------------------------------------------------------------------------------- */
 
 static void linear_forward(struct layer_pass *p, struct layer *l)
@@ -16,7 +11,8 @@ static void linear_forward(struct layer_pass *p, struct layer *l)
         .n = p->batch->example_count,
         .in = spec->in_width,
         .out = spec->out_width,
-        .x = l->x,
+        .x_stride = (uint32_t)l->in[0].stride,
+        .x = l->in[0].x,
         .weight = p->dense[spec->dense[0]],
         .y = l->out,
     };
@@ -37,29 +33,30 @@ static void linear_backward(struct layer_pass *p, struct layer *l)
 {
     const struct model_layer *spec = l->spec;
     uint32_t n = p->batch->example_count;
-    struct compute_activate_back a = {n, spec->out_width, spec->activation, l->y, p->gradient};
+    struct compute_activate_back a = {n, spec->out_width, spec->activation, l->y, l->gradient};
     p->compute->activate_back(p->pool, &a);
-    struct compute_columns c = {n, spec->out_width, p->gradient,
+    struct compute_columns c = {n, spec->out_width, l->gradient,
                                 p->dense_gradients[spec->dense[1]]};
     p->compute->column_sums(p->pool, &c);
     struct compute_gemm g = {
         .n = n,
         .in = spec->in_width,
         .out = spec->out_width,
-        .x = l->x,
+        .x_stride = (uint32_t)l->in[0].stride,
+        .x = l->in[0].x,
         .weight = p->dense[spec->dense[0]],
-        .y_gradient = p->gradient,
-        .x_gradient = p->spare,
+        .y_gradient = l->gradient,
+        .x_gradient = l->in[0].gradient,
+        .add = l->in[0].add,
         .weight_gradient = p->dense_gradients[spec->dense[0]],
     };
     p->compute->gemm_weight(p->pool, &g);
-    if (l->wants_gradient) {
+    if (g.x_gradient != NULL)
         p->compute->gemm_input(p->pool, &g);
-        layer_swap(p);
-    }
 }
 
-const struct layer_kind layer_linear = {LAYER_LINEAR, no_scratch, linear_forward, linear_backward};
+const struct layer_kind layer_linear = {LAYER_LINEAR, layer_memory_of_output, linear_forward,
+                                        linear_backward, false};
 
 /* ---- layer normalization -------------------------------------------------------------------- */
 
@@ -73,7 +70,7 @@ static void norm_forward(struct layer_pass *p, struct layer *l)
     struct compute_norm c = {
         .n = p->batch->example_count,
         .width = l->spec->out_width,
-        .x = l->x,
+        .x = l->in[0].x,
         .gain = p->dense[l->spec->dense[0]],
         .bias = p->dense[l->spec->dense[1]],
         .y = l->out,
@@ -85,22 +82,23 @@ static void norm_forward(struct layer_pass *p, struct layer *l)
 
 static void norm_backward(struct layer_pass *p, struct layer *l)
 {
+    /* A norm over the dense input alone still has its own gradients; the rest goes nowhere. */
     struct compute_norm_back c = {
         .n = p->batch->example_count,
         .width = l->spec->out_width,
-        .x = l->x,
+        .x = l->in[0].x,
         .gain = p->dense[l->spec->dense[0]],
         .moments = l->scratch,
-        .y_gradient = p->gradient,
-        .x_gradient = p->spare,
+        .y_gradient = l->gradient,
+        .x_gradient = l->in[0].gradient != NULL ? l->in[0].gradient : l->out,
+        .add = l->in[0].gradient != NULL && l->in[0].add,
         .gain_gradient = p->dense_gradients[l->spec->dense[0]],
         .bias_gradient = p->dense_gradients[l->spec->dense[1]],
     };
     p->compute->norm_back(p->pool, &c);
-    layer_swap(p);
 }
 
-const struct layer_kind layer_norm = {LAYER_NORM, norm_memory, norm_forward, norm_backward};
+const struct layer_kind layer_norm = {LAYER_NORM, norm_memory, norm_forward, norm_backward, false};
 
 /* ---- activation ----------------------------------------------------------------------------- */
 
@@ -110,7 +108,7 @@ static void activation_forward(struct layer_pass *p, struct layer *l)
         .n = p->batch->example_count,
         .width = l->spec->out_width,
         .activation = l->spec->activation,
-        .x = l->x,
+        .x = l->in[0].x,
         .y = l->out,
     };
     p->compute->activate(p->pool, &a);
@@ -120,12 +118,13 @@ static void activation_forward(struct layer_pass *p, struct layer *l)
 static void activation_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_activate_back a = {p->batch->example_count, l->spec->out_width,
-                                      l->spec->activation, l->y, p->gradient};
+                                      l->spec->activation, l->y, l->gradient};
     p->compute->activate_back(p->pool, &a);
+    layer_give(p, l, 0, l->gradient, l->spec->out_width);
 }
 
-const struct layer_kind layer_activation = {LAYER_ACTIVATION, no_scratch, activation_forward,
-                                            activation_backward};
+const struct layer_kind layer_activation = {LAYER_ACTIVATION, layer_memory_of_output,
+                                            activation_forward, activation_backward, true};
 
 /* ---- dropout -------------------------------------------------------------------------------- */
 
@@ -137,7 +136,7 @@ static struct layer_memory dropout_memory(const struct model *m, const struct mo
 static void dropout_forward(struct layer_pass *p, struct layer *l)
 {
     if (!p->training) {
-        l->y = l->x;
+        l->y = l->in[0].x;
         return;
     }
     struct compute_dropout d = {
@@ -147,7 +146,7 @@ static void dropout_forward(struct layer_pass *p, struct layer *l)
         .key = rng_key(p->seed, "dropout", l->index),
         .step = p->batch->step,
         .first_example = p->first_example,
-        .x = l->x,
+        .x = l->in[0].x,
         .y = l->out,
         .mask = l->scratch,
     };
@@ -158,9 +157,10 @@ static void dropout_forward(struct layer_pass *p, struct layer *l)
 static void dropout_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_multiply m = {(size_t)p->batch->example_count * l->spec->out_width, l->scratch,
-                                 p->gradient};
+                                 l->gradient};
     p->compute->multiply(p->pool, &m);
+    layer_give(p, l, 0, l->gradient, l->spec->out_width);
 }
 
 const struct layer_kind layer_dropout = {LAYER_DROPOUT, dropout_memory, dropout_forward,
-                                         dropout_backward};
+                                         dropout_backward, true};

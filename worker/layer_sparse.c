@@ -14,13 +14,14 @@ static struct compute_terms terms_make(const struct layer_pass *p, const struct 
     return (struct compute_terms){
         .n = p->batch->example_count,
         .factor_dim = l->spec->factor_dim,
+        .field_count = l->spec->vector_count,
         .table_count = p->batch->table_count,
         .tables = p->tables,
         .bias = p->dense[bias],
         .norms = p->model->normalize == NORMALIZE_INSTANCE ? l->scratch : NULL,
-        .sums = l->scratch + p->capacity,
+        .sums = l->spec->type == LAYER_TERMS ? l->scratch + p->capacity : NULL,
         .logits = l->out,
-        .gradient = p->gradient,
+        .gradient = l->gradient,
         .bias_gradient = p->dense_gradients != NULL ? p->dense_gradients[bias] : NULL,
     };
 }
@@ -38,7 +39,31 @@ static void terms_backward(struct layer_pass *p, struct layer *l)
     p->compute->terms_back(p->pool, &t);
 }
 
-const struct layer_kind layer_terms = {LAYER_TERMS, terms_memory, terms_forward, terms_backward};
+const struct layer_kind layer_terms = {LAYER_TERMS, terms_memory, terms_forward, terms_backward,
+                                       false};
+
+/* ---- field terms: scratch is norms ---------------------------------------------------------- */
+
+static struct layer_memory field_terms_memory(const struct model *m, const struct model_layer *spec)
+{
+    return (struct layer_memory){.out = 1, .scratch = 1};
+}
+
+static void field_terms_forward(struct layer_pass *p, struct layer *l)
+{
+    struct compute_terms t = terms_make(p, l);
+    p->compute->field_terms(p->pool, &t);
+    l->y = l->out;
+}
+
+static void field_terms_backward(struct layer_pass *p, struct layer *l)
+{
+    struct compute_terms t = terms_make(p, l);
+    p->compute->field_terms_back(p->pool, &t);
+}
+
+const struct layer_kind layer_field_terms = {LAYER_FIELD_TERMS, field_terms_memory,
+                                             field_terms_forward, field_terms_backward, false};
 
 /* ---- input ---------------------------------------------------------------------------------- */
 
@@ -62,7 +87,7 @@ static struct compute_input input_make(const struct layer_pass *p, const struct 
         .table_count = p->batch->table_count,
         .tables = p->tables,
         .y = l->out,
-        .y_gradient = p->gradient,
+        .y_gradient = l->gradient,
     };
 }
 
@@ -83,4 +108,5 @@ static void input_backward(struct layer_pass *p, struct layer *l)
     p->compute->input_back(p->pool, &c);
 }
 
-const struct layer_kind layer_input = {LAYER_INPUT, input_memory, input_forward, input_backward};
+const struct layer_kind layer_input = {LAYER_INPUT, input_memory, input_forward, input_backward,
+                                       false};

@@ -17,8 +17,10 @@ struct network {
     uint32_t max_examples;
     size_t capacity;              /* max_examples rounded up to 16 */
     struct layer *layers;         /* [model->layer_count] */
+    struct layer_in *ins;         /* of all layers */
+    bool *trains;                 /* [model->layer_count] its output depends on parameters */
     struct compute_table *tables; /* [schema->table_count] */
-    float *gradients[2];          /* [capacity][widest gradient] */
+    float **gradients;            /* arrays that layers' gradients share */
     double *loss_sums;
 };
 
@@ -34,44 +36,186 @@ static float *alloc_floats(size_t examples, size_t width, enum err *err)
     return floats;
 }
 
-/* Does a layer have parameters of its own, so that what comes after it must give it a gradient? */
-static bool trains(const struct model *m, const struct model_layer *spec)
+/* Has a layer parameters of its own, or in the rows that it reads? */
+static bool has_parameters(const struct model *m, const struct model_layer *spec)
 {
     return spec->type == LAYER_INPUT ? spec->out_width > m->dense_width
-                                     : spec->dense[0] != UINT32_MAX;
+                                     : spec->dense[0] != MODEL_NO_PARAMETER;
+}
+
+/* Does what a range holds depend on parameters, so that its reader must give it a gradient? */
+static bool range_trains(const struct network *n, const struct model_ref *r)
+{
+    bool is_dense = n->model->layers[r->layer].type == LAYER_INPUT &&
+                    r->first + r->width <= n->model->dense_width;
+    return n->trains[r->layer] && !is_dense;
+}
+
+static enum err make_layer(struct network *n, uint32_t index, size_t *in_used)
+{
+    struct layer *l = &n->layers[index];
+    l->spec = &n->model->layers[index];
+    l->index = index;
+    l->in = n->ins + *in_used;
+    *in_used += l->spec->in_count;
+    const struct layer_kind *kind = layer_kind_find(l->spec->type);
+    CHECK(kind != NULL);
+    struct layer_memory memory = kind->memory(n->model, l->spec);
+    enum err err = ERR_NONE;
+    l->out = alloc_floats(n->capacity, memory.out, &err);
+    l->scratch = alloc_floats(n->capacity, memory.scratch, &err);
+    n->trains[index] = has_parameters(n->model, l->spec);
+    for (uint32_t k = 0; k < l->spec->in_count; k++)
+        n->trains[index] = n->trains[index] || range_trains(n, &l->spec->in[k]);
+    return err;
 }
 
 static enum err make_layers(struct network *n)
 {
     const struct model *m = n->model;
+    size_t in_count = 0, in_used = 0;
+    for (uint32_t i = 0; i < m->layer_count; i++)
+        in_count += m->layers[i].in_count;
     n->layers = mem_calloc(m->layer_count, sizeof *n->layers);
-    if (n->layers == NULL)
+    n->trains = mem_calloc(m->layer_count, sizeof *n->trains);
+    n->ins = mem_calloc(in_count, sizeof *n->ins);
+    n->gradients = mem_calloc(m->layer_count, sizeof *n->gradients);
+    if (n->layers == NULL || n->trains == NULL || n->ins == NULL || n->gradients == NULL)
         return ERR_MEMORY;
     enum err err = ERR_NONE;
-    bool wants = false;
-    size_t widest = m->output_width;
-    for (uint32_t i = 0; i < m->layer_count; i++) {
-        struct layer *l = &n->layers[i];
-        l->spec = &m->layers[i];
-        l->index = i;
-        l->wants_gradient = wants;
-        const struct layer_kind *kind = layer_kind_find(l->spec->type);
-        CHECK(kind != NULL);
-        struct layer_memory memory = kind->memory(m, l->spec);
-        l->out = alloc_floats(n->capacity, memory.out, &err);
-        l->scratch = alloc_floats(n->capacity, memory.scratch, &err);
-        wants = wants || trains(m, l->spec);
-        if (wants && l->spec->out_width > widest)
-            widest = l->spec->out_width;
-    }
-    n->gradients[0] = alloc_floats(n->capacity, widest, &err);
-    n->gradients[1] = alloc_floats(n->capacity, widest, &err);
+    for (uint32_t i = 0; err == ERR_NONE && i < m->layer_count; i++)
+        err = make_layer(n, i, &in_used);
     return err;
 }
+
+/* ---- where gradients lie --------------------------------------------------------------------- */
+
+/*
+ * A layer's gradient is needed from the first write, by the last layer that reads it, until its own
+ * way back; then its array serves another. A chain of layers needs two.
+ */
+struct gradient_plan {
+    struct network *n;
+    uint32_t *array;   /* [layer_count] of a layer's gradient; UINT32_MAX: none yet */
+    uint32_t *readers; /* [layer_count] ranges that are read of a layer */
+    bool *taken;       /* [layer_count] of an array */
+    size_t *width;     /* [layer_count] of an array, in floats per example */
+    uint32_t count;    /* of arrays */
+};
+
+/* The free array that is nearest to the width, or a new one. */
+static uint32_t take_array(struct gradient_plan *p, size_t width)
+{
+    uint32_t best = p->count;
+    for (uint32_t i = 0; i < p->count; i++) {
+        bool fits = best < p->count && p->width[best] >= width;
+        if (!p->taken[i] &&
+            (best == p->count || (p->width[i] >= width ? !fits || p->width[i] < p->width[best]
+                                                       : !fits && p->width[i] > p->width[best])))
+            best = i;
+    }
+    p->count += best == p->count;
+    p->taken[best] = true;
+    if (p->width[best] < width)
+        p->width[best] = width;
+    return best;
+}
+
+/* Where the layer writes its gradient by one of the ranges that it reads. */
+static void plan_range(struct gradient_plan *p, struct layer *l, uint32_t k)
+{
+    const struct model_ref *r = &l->spec->in[k];
+    struct layer_in *in = &l->in[k];
+    const struct model_layer *from = &p->n->model->layers[r->layer];
+    bool whole = r->first == 0 && r->width == from->out_width;
+    if (!range_trains(p->n, r))
+        return;
+    in->add = p->array[r->layer] != UINT32_MAX;
+    if (in->add)
+        return;
+    if (layer_kind_find(l->spec->type)->in_place && whole && p->readers[r->layer] == 1) {
+        in->in_place = true;
+        p->array[r->layer] = p->array[l->index];
+        return;
+    }
+    p->array[r->layer] = take_array(p, from->out_width);
+    in->add = !whole;
+    in->clears = !whole;
+}
+
+static void plan_layer(struct gradient_plan *p, uint32_t index)
+{
+    struct layer *l = &p->n->layers[index];
+    bool passed_on = false;
+    for (uint32_t k = 0; k < l->spec->in_count; k++) {
+        plan_range(p, l, k);
+        passed_on = passed_on || l->in[k].in_place;
+    }
+    if (p->array[index] != UINT32_MAX && !passed_on)
+        p->taken[p->array[index]] = false;
+}
+
+static void count_readers(struct gradient_plan *p)
+{
+    const struct model *m = p->n->model;
+    for (uint32_t i = 0; i < m->layer_count; i++) {
+        p->array[i] = UINT32_MAX;
+        for (uint32_t k = 0; k < m->layers[i].in_count; k++)
+            p->readers[m->layers[i].in[k].layer]++;
+    }
+    p->readers[m->layer_count - 1]++;
+}
+
+static enum err place_gradients(struct gradient_plan *p)
+{
+    struct network *n = p->n;
+    enum err err = ERR_NONE;
+    for (uint32_t i = 0; i < p->count; i++)
+        n->gradients[i] = alloc_floats(n->capacity, p->width[i], &err);
+    for (uint32_t i = 0; err == ERR_NONE && i < n->model->layer_count; i++) {
+        struct layer *l = &n->layers[i];
+        if (n->trains[i] && p->array[i] != UINT32_MAX)
+            l->gradient = n->gradients[p->array[i]];
+        for (uint32_t k = 0; k < l->spec->in_count; k++) {
+            const struct model_ref *r = &l->spec->in[k];
+            l->in[k].stride = n->model->layers[r->layer].out_width;
+            if (range_trains(n, r) && n->trains[i])
+                l->in[k].gradient = n->layers[r->layer].gradient + r->first;
+        }
+    }
+    return err;
+}
+
+static enum err make_gradients(struct network *n)
+{
+    uint32_t count = n->model->layer_count;
+    struct gradient_plan p = {.n = n};
+    p.array = mem_calloc(count, sizeof *p.array);
+    p.readers = mem_calloc(count, sizeof *p.readers);
+    p.taken = mem_calloc(count, sizeof *p.taken);
+    p.width = mem_calloc(count, sizeof *p.width);
+    enum err err = ERR_MEMORY;
+    if (p.array != NULL && p.readers != NULL && p.taken != NULL && p.width != NULL) {
+        count_readers(&p);
+        p.array[count - 1] = take_array(&p, n->model->output_width);
+        for (uint32_t i = count; i-- > 0;)
+            if (n->trains[i])
+                plan_layer(&p, i);
+        err = place_gradients(&p);
+    }
+    mem_free(p.array);
+    mem_free(p.readers);
+    mem_free(p.taken);
+    mem_free(p.width);
+    return err;
+}
+
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 static enum err make_tables(struct network *n)
 {
     const struct schema *s = n->model->schema;
+    uint32_t fields = 0;
     n->tables = mem_calloc(s->table_count, sizeof *n->tables);
     if (n->tables == NULL)
         return ERR_MEMORY;
@@ -79,6 +223,8 @@ static enum err make_tables(struct network *n)
         struct compute_table *table = &n->tables[t];
         table->dim = s->tables[t].dim;
         table->input_offset = n->model->embedding_offset[t];
+        table->first_field = fields;
+        fields += n->model->slot_count[t];
         for (uint32_t i = 0; i < s->tables[t].component_count; i++) {
             const struct schema_component *c = &s->tables[t].components[i];
             if (strcmp(c->name, "w") == 0)
@@ -107,6 +253,8 @@ enum err network_create(const struct network_options *o, struct network **out)
     n->loss_sums = mem_alloc_array(o->max_examples / COMPUTE_LOSS_ROWS + 1, sizeof *n->loss_sums);
     enum err err = n->loss_sums != NULL ? make_layers(n) : ERR_MEMORY;
     if (err == ERR_NONE)
+        err = make_gradients(n);
+    if (err == ERR_NONE)
         err = make_tables(n);
     if (err != ERR_NONE) {
         network_destroy(n);
@@ -124,10 +272,13 @@ void network_destroy(struct network *n)
         mem_free(n->layers[i].out);
         mem_free(n->layers[i].scratch);
     }
+    for (uint32_t i = 0; n->gradients != NULL && i < n->model->layer_count; i++)
+        mem_free(n->gradients[i]);
     mem_free(n->layers);
+    mem_free(n->trains);
+    mem_free(n->ins);
     mem_free(n->tables);
-    mem_free(n->gradients[0]);
-    mem_free(n->gradients[1]);
+    mem_free(n->gradients);
     mem_free(n->loss_sums);
     mem_free(n);
 }
@@ -160,22 +311,19 @@ static enum err begin(struct network *n, const struct batch *b, const struct net
         .seed = n->seed,
         .capacity = n->capacity,
         .training = gradients != NULL,
-        .gradient = n->gradients[0],
-        .spare = n->gradients[1],
     };
     return ERR_NONE;
 }
 
 static void forward(struct network *n, struct layer_pass *pass, float *logits_out)
 {
-    const float *latest = NULL;
     for (uint32_t i = 0; i < n->model->layer_count; i++) {
         struct layer *l = &n->layers[i];
-        l->x = latest;
+        for (uint32_t k = 0; k < l->spec->in_count; k++)
+            l->in[k].x = n->layers[l->spec->in[k].layer].y + l->spec->in[k].first;
         layer_kind_find(l->spec->type)->forward(pass, l);
-        latest = l->y;
     }
-    memcpy(logits_out, latest,
+    memcpy(logits_out, n->layers[n->model->layer_count - 1].y,
            (size_t)pass->batch->example_count * n->model->output_width * sizeof *logits_out);
 }
 
@@ -218,13 +366,25 @@ static enum err check_labels(const struct model *m, const struct batch *b)
     return ERR_NONE;
 }
 
+/* Layers that read parts of this one's output add to its gradient, which begins at 0. */
+static void clear_gradient(struct network *n, struct layer_pass *pass, struct layer *l)
+{
+    struct compute_copy zeros = {.n = pass->batch->example_count,
+                                 .width = l->spec->out_width,
+                                 .y_stride = l->spec->out_width,
+                                 .y = l->gradient};
+    n->compute->copy(n->pool, &zeros);
+}
+
 static void backward(struct network *n, struct layer_pass *pass)
 {
     for (uint32_t i = n->model->layer_count; i-- > 0;) {
         struct layer *l = &n->layers[i];
-        layer_kind_find(l->spec->type)->backward(pass, l);
-        if (!l->wants_gradient)
-            return;
+        for (uint32_t k = 0; k < l->spec->in_count; k++)
+            if (l->in[k].clears)
+                clear_gradient(n, pass, &n->layers[l->spec->in[k].layer]);
+        if (n->trains[i])
+            layer_kind_find(l->spec->type)->backward(pass, l);
     }
 }
 
@@ -278,7 +438,7 @@ enum err network_train(struct network *n, const struct batch *b, uint64_t first_
         .logits = n->layers[n->model->layer_count - 1].y,
         .labels = b->labels,
         .weights = b->weights,
-        .gradient = pass.gradient,
+        .gradient = n->layers[n->model->layer_count - 1].gradient,
         .sums = n->loss_sums,
     };
     *loss_out = n->compute->loss(n->pool, &loss);

@@ -136,11 +136,13 @@ static struct model *make_model(void)
     m->layers = mem_calloc(LAYERS + 1, sizeof *m->layers);
     m->schema->dense = mem_calloc(2 * LAYERS, sizeof *m->schema->dense);
     m->schema->dense_count = 2 * LAYERS;
-    m->layers[0] = (struct model_layer){
-        .type = LAYER_INPUT, .out_width = 784, .dense = {UINT32_MAX, UINT32_MAX}};
+    m->layers[0] =
+        (struct model_layer){.type = LAYER_INPUT, .out_width = 784, .dense = {UINT32_MAX}};
     for (uint32_t l = 0; l < LAYERS; l++) {
         m->layers[l + 1] = (struct model_layer){
             .type = LAYER_LINEAR,
+            .in = {{l, 0, widths[l]}},
+            .in_count = 1,
             .in_width = widths[l],
             .out_width = widths[l + 1],
             .dense = {2 * l, 2 * l + 1},

@@ -24,6 +24,11 @@ struct model_case {
     bool layer_norm;
     enum normalize normalize;
     double l2;
+    uint32_t cross_layers, low_rank;
+    enum cross_structure structure;
+    uint32_t bottom;                       /* dlrm: width of its one hidden layer */
+    const char *layers;                    /* MODEL_LAYERS: the YAML of model.layers */
+    uint32_t table_dims[MODEL_JOB_TABLES]; /* 0: dim */
     uint32_t dense_width;
     uint32_t table_count;
     uint32_t slot_count[MODEL_JOB_TABLES];
@@ -33,10 +38,12 @@ struct model_job {
     struct job job;
     struct features_spec features;
     struct table_spec tables[MODEL_JOB_TABLES];
-    uint32_t hidden[MODEL_JOB_HIDDEN];
+    struct job_table job_tables[MODEL_JOB_TABLES];
+    uint32_t hidden[MODEL_JOB_HIDDEN], bottom[1];
 };
 
 /* Tables are named "table0" …; `out` must not be moved afterwards. */
 void model_job_init(struct model_job *out, const struct model_case *c);
+void model_job_deinit(struct model_job *j);
 
 #endif

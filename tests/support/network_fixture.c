@@ -19,7 +19,8 @@ size_t fixture_row_floats(const struct fixture *f, uint32_t table)
 void fixture_init(struct fixture *f, const struct model_case *c, const struct random_batch *r)
 {
     model_job_init(&f->job, c);
-    assert_int_equal(model_create(&f->job.job, &f->job.features, &f->model), ERR_NONE);
+    if (model_create(&f->job.job, &f->job.features, &f->model) != ERR_NONE)
+        fail_msg("%s", err_text());
     struct random_batch batch = *r;
     batch.dense_width = c->dense_width;
     batch.table_count = c->table_count;
@@ -52,6 +53,7 @@ void fixture_deinit(struct fixture *f)
     mem_free(f->logits);
     random_batch_destroy(f->batch);
     model_destroy(f->model);
+    model_job_deinit(&f->job);
 }
 
 struct network_values fixture_values(struct fixture *f)

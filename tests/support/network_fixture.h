@@ -13,7 +13,7 @@
 
 #define FIXTURE_SEED          77 /* of dropout */
 #define FIXTURE_FIRST_EXAMPLE 1000
-#define FIXTURE_DENSE         16
+#define FIXTURE_DENSE         32
 
 struct fixture {
     struct model_job job;

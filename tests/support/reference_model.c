@@ -13,7 +13,8 @@ struct example {
     const struct reference_values *values;
     const struct reference_options *options;
     uint32_t index;
-    double *x; /* what the layers have made of it so far */
+    double **y; /* [layer_count] what each layer gives */
+    double *x;  /* what the layer at hand reads, side by side; then what it gives */
 };
 
 static const struct schema_component *component(const struct schema_table *t, const char *name)
@@ -30,6 +31,7 @@ static const struct schema_component *component(const struct schema_table *t, co
 struct term {
     const double *row;
     const struct schema_table *table;
+    uint32_t field;
     double x;
 };
 
@@ -37,15 +39,17 @@ static uint32_t list_terms(const struct example *e, struct term *terms, uint32_t
 {
     uint32_t count = 0;
     double squares = 0;
+    uint32_t field = 0;
     for (uint32_t t = 0; t < e->batch->table_count; t++) {
         const struct batch_table *b = &e->batch->tables[t];
         const struct schema_table *s = &e->model->schema->tables[t];
-        for (uint32_t slot = 0; slot < b->slot_count; slot++) {
+        for (uint32_t slot = 0; slot < b->slot_count; slot++, field++) {
             uint32_t cell = e->index * b->slot_count + slot;
             for (uint32_t k = b->offsets[cell]; k < b->offsets[cell + 1]; k++) {
                 CHECK(count < capacity);
                 double x = b->values != NULL ? (double)b->values[k] : 1.0;
-                terms[count++] = (struct term){e->values->rows[t] + b->ids[k] * s->dim, s, x};
+                terms[count++] =
+                    (struct term){e->values->rows[t] + b->ids[k] * s->dim, s, field, x};
                 squares += x * x;
             }
         }
@@ -67,6 +71,10 @@ static void terms_layer(struct example *e, const struct model_layer *l)
         for (uint32_t j = 0; l->factor_dim > 0 && j < i; j++) {
             const double *a = terms[i].row + component(terms[i].table, "v")->offset;
             const double *b = terms[j].row + component(terms[j].table, "v")->offset;
+            if (l->type == LAYER_FIELD_TERMS) {
+                a += terms[j].field * l->factor_dim;
+                b += terms[i].field * l->factor_dim;
+            }
             double product = 0;
             for (uint32_t k = 0; k < l->factor_dim; k++)
                 product += a[k] * b[k];
@@ -154,12 +162,86 @@ static void dropout_layer(struct example *e, const struct model_layer *l, uint32
     }
 }
 
+static double dot(const double *a, const double *b, uint32_t count)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < count; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+/* x stands before x0. */
+static void cross_layer(struct example *e, const struct model_layer *l)
+{
+    uint32_t width = l->out_width, rank = l->low_rank;
+    const double *weight = e->values->dense[l->dense[0]], *bias = e->values->dense[l->dense[1]];
+    const double *x = e->x, *x0 = e->x + width;
+    double *y = mem_calloc(width + rank, sizeof *y), *projected = y + width;
+    CHECK(y != NULL);
+    for (uint32_t j = 0; j < rank; j++)
+        for (uint32_t i = 0; i < width; i++)
+            projected[j] += x[i] * e->values->dense[l->dense[2]][(size_t)i * rank + j];
+    for (uint32_t j = 0; j < width; j++) {
+        double t = bias[j];
+        for (uint32_t i = 0; i < (rank > 0 ? rank : width); i++)
+            t += (rank > 0 ? projected[i] : x[i]) * weight[(size_t)i * width + j];
+        y[j] = x0[j] * t + x[j];
+    }
+    memcpy(e->x, y, width * sizeof *y);
+    mem_free(y);
+}
+
+static void vectors_layer(struct example *e, const struct model_layer *l)
+{
+    double *y = mem_calloc(l->out_width, sizeof *y);
+    CHECK(y != NULL);
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < l->vector_count; i++) {
+        for (uint32_t j = 0; j < i; j++) {
+            y[at] += dot(e->x + i * l->factor_dim, e->x + j * l->factor_dim, l->factor_dim);
+            at += l->type == LAYER_DOT;
+        }
+    }
+    memcpy(e->x, y, l->out_width * sizeof *y);
+    mem_free(y);
+}
+
+static void sum_layer(struct example *e, const struct model_layer *l)
+{
+    for (uint32_t k = 1; k < l->in_count; k++)
+        for (uint32_t j = 0; j < l->out_width; j++)
+            e->x[j] += e->x[k * l->out_width + j];
+}
+
+static void read_inputs(struct example *e, const struct model_layer *l)
+{
+    double *to = e->x;
+    for (uint32_t k = 0; k < l->in_count; k++) {
+        memcpy(to, e->y[l->in[k].layer] + l->in[k].first, l->in[k].width * sizeof *to);
+        to += l->in[k].width;
+    }
+}
+
 static void run_layer(struct example *e, uint32_t index)
 {
     const struct model_layer *l = &e->model->layers[index];
+    read_inputs(e, l);
     switch (l->type) {
     case LAYER_TERMS:
+    case LAYER_FIELD_TERMS:
         terms_layer(e, l);
+        break;
+    case LAYER_CONCAT:
+        break;
+    case LAYER_SUM:
+        sum_layer(e, l);
+        break;
+    case LAYER_CROSS:
+        cross_layer(e, l);
+        break;
+    case LAYER_FM:
+    case LAYER_DOT:
+        vectors_layer(e, l);
         break;
     case LAYER_INPUT:
         input_layer(e, l);
@@ -178,6 +260,7 @@ static void run_layer(struct example *e, uint32_t index)
         dropout_layer(e, l, index);
         break;
     }
+    memcpy(e->y[index], e->x, l->out_width * sizeof *e->x);
 }
 
 /* ---- loss ----------------------------------------------------------------------------------- */
@@ -203,10 +286,18 @@ double reference_loss(const struct model *m, const struct batch *b,
                       double *logits_out)
 {
     uint32_t widest = 1;
+    for (uint32_t l = 0; l < m->layer_count; l++) {
+        uint32_t width = m->layers[l].out_width;
+        for (uint32_t k = 0; k < m->layers[l].in_count; k++)
+            width += m->layers[l].in[k].width;
+        widest = width > widest ? width : widest;
+    }
+    struct example e = {.model = m, .batch = b, .values = v, .options = o};
+    e.x = mem_calloc(widest, sizeof *e.x);
+    e.y = mem_calloc(m->layer_count, sizeof *e.y);
+    CHECK(e.x != NULL && e.y != NULL);
     for (uint32_t l = 0; l < m->layer_count; l++)
-        widest = m->layers[l].out_width > widest ? m->layers[l].out_width : widest;
-    struct example e = {m, b, v, o, 0, mem_calloc(widest, sizeof(double))};
-    CHECK(e.x != NULL);
+        CHECK((e.y[l] = mem_calloc(m->layers[l].out_width, sizeof **e.y)) != NULL);
     double loss = 0;
     for (; e.index < b->example_count; e.index++) {
         for (uint32_t l = 0; l < m->layer_count; l++)
@@ -217,6 +308,9 @@ double reference_loss(const struct model *m, const struct batch *b,
             memcpy(logits_out + (size_t)e.index * m->output_width, e.x,
                    m->output_width * sizeof *e.x);
     }
+    for (uint32_t l = 0; l < m->layer_count; l++)
+        mem_free(e.y[l]);
+    mem_free(e.y);
     mem_free(e.x);
     return loss;
 }

@@ -219,7 +219,8 @@ static void run_norm_back(struct pool *pool, const struct data *d, float *out)
     compute_cpu()->norm(pool, &c);
     struct compute_norm_back b = {d->s.n,  d->s.out,    d->y,
                                   d->gain, kept,        d->y_gradient,
-                                  out,     out + count, out + count + d->s.out};
+                                  out,     out + count, out + count + d->s.out,
+                                  false};
     compute_cpu()->norm_back(pool, &b);
     mem_free(kept);
     mem_free(y);

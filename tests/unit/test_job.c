@@ -214,7 +214,7 @@ static void test_values(void **state)
     assert_int_equal(j->features[9].buckets, 100000);
     assert_int_equal(j->table_count, 2);
     assert_int_equal(j->tables[1].dim, 32);
-    assert_int_equal(j->model.hidden_count, 3);
+    assert_int_equal(j->model.hidden.count, 3);
     assert_int_equal(j->train.ranks, 4);
     job_destroy(j);
 
@@ -245,7 +245,7 @@ static void test_values(void **state)
                    "data: {format: csv, train: \"${dir}/${name}/$${x}\"}\n" FEATURES MLP
                    "early_stopping: {metric: bad}\n",
                    sets, vars);
-    assert_int_equal(j->model.hidden_count, 2);
+    assert_int_equal(j->model.hidden.count, 2);
     assert_int_equal(j->train.max_steps, 7);
     assert_string_equal(j->features[3].name, "x.y");
     assert_string_equal(j->name, "n-b");
@@ -433,10 +433,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_settings_of_other_models),
-        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_values),    cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_hash),      cmocka_unit_test(test_feed_as_written),
-        cmocka_unit_test(test_resumable), cmocka_unit_test(test_optimizer_types),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_feed_as_written),
+        cmocka_unit_test(test_resumable),
+        cmocka_unit_test(test_optimizer_types),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,11 +14,12 @@
 
 #include "common/job.h"
 
-#define DATA     "data: {format: csv, train: t.csv}\n"
-#define FEATURES "features: {a: categorical, b: categorical, x: numeric}\n"
-#define FM       "model: {type: fm}\n"
-#define MLP      "model: {type: mlp}\n"
-#define BASE     DATA FEATURES FM
+#define DATA         "data: {format: csv, train: t.csv}\n"
+#define FEATURES     "features: {a: categorical, b: categorical, x: numeric}\n"
+#define FM           "model: {type: fm}\n"
+#define MLP          "model: {type: mlp}\n"
+#define BASE         DATA FEATURES FM
+#define LAYERS(list) DATA FEATURES "model: {layers: [" list "]}\n"
 
 static enum err try(const char *text, const char *const *sets, const char *const *vars,
                     struct job **out)
@@ -39,7 +40,7 @@ static const struct bad_case {
     {"", "jobs/j.yaml: data.format is required; give one of csv, criteo, libsvm, libffm, idx", 0},
     {"data: {format: csv}\nmodel: {type: lr}\n", "data.train is required; give a path or a list",
      0},
-    {DATA FEATURES, "j.yaml: model.type is required; give one of lr, fm, mlp", 0},
+    {DATA FEATURES, "j.yaml: model.type is required; give one of lr, fm, mlp, ffm", 0},
     {BASE "train: 5\n", "j.yaml:4:8: train: is a group of settings", 0},
     {BASE "train: {batch_size: [1]}\n", "4:21: train.batch_size: a list is not a single value", 0},
     /* names */
@@ -99,6 +100,30 @@ static const struct bad_case {
     {BASE "eval: {metrics: [{auc: x}]}\n", "eval.metrics.auc: value 'x' stands at an unknown name",
      0},
     {DATA FEATURES "model: {type: mlp, hidden: 64}\n", "model.hidden: value '64' is not a list", 0},
+    {DATA FEATURES "model: {type: deepfm, hidden: [64], loss: softmax, classes: 3}\n",
+     "model.loss: is softmax, which deepfm does not have", 0},
+    {DATA FEATURES "model: {type: dcn, structure: both}\n",
+     "model.structure: value 'both' is unknown; give one of stacked", 0},
+    /* layers */
+    {DATA FEATURES "model: {type: mlp, layers: []}\n",
+     "3:28: model.layers: and model.type mlp are both given; keep one", 0},
+    {LAYERS("3"), "model.layers[0]: is not a map {name: …", 0},
+    {LAYERS("{name: a}"), "3:18: model.layers.a: has no type; give type:", 0},
+    {LAYERS("{type: mlp, in: dense, hidden: [3]}"), "model.layers[0].name is required", 0},
+    {LAYERS("{name: a, type: deep}"),
+     "model.layers.a.type: value 'deep' is unknown; give one of linear", 0},
+    {LAYERS("{name: a, type: mlp, in: dense}"), "model.layers.a.hidden is required", 0},
+    {LAYERS("{name: a, type: linear, in: dense, units: 0}"),
+     "model.layers.a.units: value '0' is below 1", 0},
+    {LAYERS("{name: a, type: linear, in: dense, hidden: [3]}"),
+     "model.layers.a.hidden: a layer of type linear has no such setting; it has name, type, in, "
+     "units",
+     0},
+    {LAYERS("{name: wide, type: linear, in: dense, units: 1}"),
+     "model.layers.wide: 'wide' is the name of an input", 0},
+    {LAYERS("{name: a b, type: linear, in: dense, units: 1}"), "has no name of 1 to 40 letters", 0},
+    {LAYERS("{name: a, type: fm, in: embeddings}, {name: a, type: fm, in: embeddings}"),
+     "model.layers.a: there is a layer 'a' before it", 0},
     {DATA FEATURES "model: {type: mlp, hidden: [64, 0]}\n",
      "3:33: model.hidden: value '0' is below 1", 0},
     {"data: {format: csv, train: []}\n" FEATURES FM, "1:28: data.train: is empty", 0},
@@ -128,10 +153,6 @@ static const struct bad_case {
     {"data: {format: parquet, train: t}\n" FEATURES FM,
      "1:16: data.format: 'parquet' is not in this version; give one of csv", ERR_UNSUPPORTED},
     {"data: {format: tfrecord, train: t}\n" FEATURES FM, "'tfrecord' is not in", ERR_UNSUPPORTED},
-    {DATA FEATURES "model: {type: dcn}\n", "3:15: model.type: 'dcn' is not in", ERR_UNSUPPORTED},
-    {DATA FEATURES "model: {type: ffm}\n", "'ffm' is not in this version", ERR_UNSUPPORTED},
-    {DATA FEATURES "model: {type: mlp, layers: []}\n",
-     "model.layers: this version does not have it; leave it out", ERR_UNSUPPORTED},
     {DATA FEATURES "model: {type: mlp, outputs: []}\n", "model.outputs: this version",
      ERR_UNSUPPORTED},
     {BASE "tables: {a: {admit_after: 3}}\n", "tables.a.admit_after: this", ERR_UNSUPPORTED},
@@ -184,7 +205,7 @@ static const struct bad_case {
      0},
     {DATA "features: {a: {column: label}}\n" FM, "features.a: column 'label' is the label", 0},
     {DATA "features: {a: {type: vector}}\n" MLP, "a vector needs its length", 0},
-    {DATA "features: {a: {length: 8}}\n" FM, "is a vector, which only model mlp takes", 0},
+    {DATA "features: {a: {length: 8}}\n" FM, "is a vector, which lr, fm and ffm do not take", 0},
     {DATA "features: {a: {separator: ','}}\n" MLP, "which mlp pools first; give pooling", 0},
     {DATA "features: {a: {value_weights: '|'}}\n" FM, "separator and value_weights are both '|'",
      0},
@@ -215,7 +236,7 @@ static const struct bad_case {
      ".1}}\n" FEATURES FM,
      "data.split: and data.eval are both given", 0},
     {DATA FEATURES "model: {type: lr, loss: softmax}\n",
-     "model.loss: is softmax, which only model mlp", 0},
+     "model.loss: is softmax, which lr does not have; use mlp", 0},
     {DATA FEATURES "model: {type: mlp, loss: softmax}\n",
      "j.yaml: model.classes: is needed by softmax", 0},
     {DATA FEATURES "model: {type: lr, classes: 3}\n",

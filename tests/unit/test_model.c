@@ -250,6 +250,224 @@ static void test_table_dims(void **state)
     model_destroy(m);
 }
 
+/* ---- presets with several layers ------------------------------------------------------------- */
+
+/* Three columns of dense input, a table with three slots and one with a slot. */
+static const struct model_case deep = {.dim = 4,
+                                       .hidden = {8},
+                                       .hidden_count = 1,
+                                       .activation = ACTIVATION_RELU,
+                                       .bottom = 6,
+                                       .cross_layers = 2,
+                                       .dense_width = 3,
+                                       .table_count = 2,
+                                       .slot_count = {3, 1}};
+
+static void test_presets(void **state)
+{
+    static const struct {
+        enum model_type type;
+        uint32_t low_rank;
+        enum cross_structure structure;
+        bool has_wide;
+        struct expected_layer layers[8];
+        uint32_t count;
+    } cases[] = {
+        {MODEL_FFM, 0, 0, true, {{"ffm", LAYER_FIELD_TERMS, 0, 1, 0}}, 1},
+        {MODEL_WIDE_DEEP,
+         0,
+         0,
+         true,
+         {{"input", LAYER_INPUT, 0, 19, 0},
+          {"wide", LAYER_TERMS, 0, 1, 0},
+          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+          {"deep_output", LAYER_LINEAR, 8, 1, 0},
+          {"output", LAYER_SUM, 2, 1, 0}},
+         5},
+        {MODEL_DEEPFM,
+         0,
+         0,
+         true,
+         {{"input", LAYER_INPUT, 0, 19, 0},
+          {"wide", LAYER_TERMS, 0, 1, 0},
+          {"fm", LAYER_FM, 16, 1, 0},
+          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+          {"deep_output", LAYER_LINEAR, 8, 1, 0},
+          {"output", LAYER_SUM, 3, 1, 0}},
+         6},
+        {MODEL_DCN,
+         0,
+         STRUCTURE_STACKED,
+         false,
+         {{"input", LAYER_INPUT, 0, 19, 0},
+          {"cross0", LAYER_CROSS, 19, 19, 0},
+          {"cross1", LAYER_CROSS, 19, 19, 0},
+          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+          {"output", LAYER_LINEAR, 8, 1, 0}},
+         5},
+        {MODEL_DCN,
+         5,
+         STRUCTURE_PARALLEL,
+         false,
+         {{"input", LAYER_INPUT, 0, 19, 0},
+          {"cross0", LAYER_CROSS, 19, 19, 0},
+          {"cross1", LAYER_CROSS, 19, 19, 0},
+          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+          {"output.in", LAYER_CONCAT, 27, 27, 0},
+          {"output", LAYER_LINEAR, 27, 1, 0}},
+         6},
+        {MODEL_DLRM,
+         0,
+         0,
+         false,
+         {{"input", LAYER_INPUT, 0, 19, 0},
+          {"bottom0", LAYER_LINEAR, 3, 6, ACTIVATION_RELU},
+          {"bottom1", LAYER_LINEAR, 6, 4, ACTIVATION_RELU},
+          {"dot.in", LAYER_CONCAT, 20, 20, 0},
+          {"dot", LAYER_DOT, 20, 10, 0},
+          {"top.in", LAYER_CONCAT, 14, 14, 0},
+          {"top0", LAYER_LINEAR, 14, 8, ACTIVATION_RELU},
+          {"output", LAYER_LINEAR, 8, 1, 0}},
+         8},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model_job j;
+        struct model_case c = deep;
+        c.type = cases[i].type;
+        c.low_rank = cases[i].low_rank;
+        c.structure = cases[i].structure;
+        c.dense_width = c.type == MODEL_FFM ? 0 : 3;
+        struct model *m = make(&j, &c);
+        check_layers(m, cases[i].layers, cases[i].count);
+        const struct schema_table *t = &m->schema->tables[0];
+        assert_int_equal(t->component_count, 1 + cases[i].has_wide);
+        assert_string_equal(t->components[0].name, cases[i].has_wide ? "w" : "v");
+        assert_int_equal(t->components[t->component_count - 1].dim, c.type == MODEL_FFM ? 16 : 4);
+        model_destroy(m);
+    }
+}
+
+static void test_cross_parameters(void **state)
+{
+    struct model_job j;
+    struct model_case c = deep;
+    c.type = MODEL_DCN;
+    c.low_rank = 5;
+    struct model *m = make(&j, &c);
+    static const struct {
+        const char *name;
+        uint32_t shape[2], shape_count;
+    } expected[] = {{"cross0.u", {5, 19}, 2}, {"cross0.bias", {19}, 1}, {"cross0.v", {19, 5}, 2}};
+    for (uint32_t p = 0; p < 3; p++) {
+        const struct schema_dense *d = &m->schema->dense[m->layers[1].dense[p]];
+        assert_string_equal(d->name, expected[p].name);
+        assert_int_equal(d->shape_count, expected[p].shape_count);
+        for (uint32_t s = 0; s < d->shape_count; s++)
+            assert_int_equal(d->shape[s], expected[p].shape[s]);
+    }
+    model_destroy(m);
+}
+
+/* Lists that cannot be, and the part of the error that says where and why. */
+static void test_layers_refused(void **state)
+{
+    static const struct {
+        const char *list, *text;
+    } cases[] = {
+        {"[]", "model.layers: empty"},
+        {"[{name: a, type: concat, in: []}]", "model.layers.a: has an empty 'in'"},
+        {"[{name: a, type: linear, in: [dense, deeep], units: 1}]",
+         "model.layers.a: reads 'deeep', which is no layer"},
+        {"[{name: a, type: linear, in: [a], units: 1}]", "reads 'a', which stands for itself"},
+        {"[{name: a, type: linear, in: [b], units: 1}, {name: b, type: concat, in: [dense]}]",
+         "model.layers.a: reads 'b', which stands after it"},
+        {"[{name: a, type: linear, in: [dense, embeddings], units: 2}]",
+         "model.layers.a: gives 2 numbers"},
+        {"[{name: b, type: concat, in: [embeddings]}, {name: a, type: linear, in: [dense], units: "
+         "1}]",
+         "model.layers.b: no layer reads it"},
+        {"[{name: a, type: linear, in: [dense], units: 1}]", "tables.table0: no layer reads it"},
+        {"[{name: f, type: fm, in: [dense, embeddings]}]",
+         "model.layers.f: multiplies vectors, which must have one length, and reads the dense"},
+        {"[{name: f, type: fm, in: [embeddings]}]", "reads tables of different dims"},
+        {"[{name: x, type: linear, in: [dense], units: 3}, {name: y, type: linear, in: "
+         "[embeddings], units: 4}, {name: f, type: dot, in: [x, y]}]",
+         "model.layers.f: multiplies vectors, which must have one length, and reads some of 3 and "
+         "some of 4"},
+        {"[{name: x, type: linear, in: [dense, embeddings], units: 3}, {name: f, type: dot, in: "
+         "[x]}]",
+         "model.layers.f: multiplies pairs of vectors, and reads only one"},
+        {"[{name: s, type: sum, in: [dense, embeddings]}]",
+         "model.layers.s: adds arrays, which must have one width, and reads some of 3"},
+        {"[{name: c, type: cross, in: [dense, embeddings], low_rank: 22}]",
+         "model.layers.c: low_rank: 22, and its input has 22 columns"},
+        {"[{name: t, type: terms, in: [dense]}]", "model.layers.t: reads the features' terms"},
+        {"[{name: t, type: terms}, {name: s, type: sum, in: [t, wide]}]",
+         "model.layers.t: has the tables' linear terms and vectors to itself"},
+        {"[{name: a, type: linear, in: ['embeddings(user_*)'], units: 1}]",
+         "reads embeddings(user_*), which no categorical feature matches"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model_job j;
+        struct model_case c = deep;
+        c.type = MODEL_LAYERS;
+        c.layers = cases[i].list;
+        c.table_dims[1] = 7;
+        model_job_init(&j, &c);
+        struct model *m = NULL;
+        assert_int_equal(model_create(&j.job, &j.features, &m), ERR_INPUT);
+        assert_null(m);
+        if (strstr(err_text(), cases[i].text) == NULL)
+            fail_msg("%s\n-> %s\nnot: %s", cases[i].list, err_text(), cases[i].text);
+        model_job_deinit(&j);
+    }
+}
+
+/* embeddings(PATTERN) are the columns of the features that match, side by side where they are. */
+static void test_embeddings_by_name(void **state)
+{
+    static char names[4][8] = {"user", "item", "city", "item2"};
+    struct feature_spec features[4];
+    for (uint32_t i = 0; i < 4; i++)
+        features[i] = (struct feature_spec){
+            .name = names[i], .table = i == 3, .slot = i % 3, .gives_terms = true};
+    static const struct {
+        const char *list;
+        struct model_ref in[2];
+        uint32_t count;
+    } cases[] = {
+        {"[{name: a, type: concat, in: [embeddings]}, {name: b, type: linear, in: [a], units: 1}]",
+         {{0, 3, 16}},
+         1},
+        {"[{name: a, type: concat, in: ['embeddings(item*)', dense]}, {name: b, type: linear, in: "
+         "[a], units: 1}]",
+         {{0, 7, 4}, {0, 15, 4}},
+         3},
+        {"[{name: a, type: concat, in: [dense, 'embeddings(user)', 'embeddings(item)']}, {name: b, "
+         "type: linear, in: [a], units: 1}]",
+         {{0, 0, 11}},
+         1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model_job j;
+        struct model_case c = deep;
+        c.type = MODEL_LAYERS;
+        c.layers = cases[i].list;
+        model_job_init(&j, &c);
+        j.features.features = features;
+        j.features.feature_count = 4;
+        struct model *m = NULL;
+        assert_int_equal(model_create(&j.job, &j.features, &m), ERR_NONE);
+        assert_int_equal(m->layers[1].in_count, cases[i].count);
+        for (uint32_t k = 0; k < cases[i].count && k < 2; k++) {
+            assert_int_equal(m->layers[1].in[k].first, cases[i].in[k].first);
+            assert_int_equal(m->layers[1].in[k].width, cases[i].in[k].width);
+        }
+        model_destroy(m);
+        model_job_deinit(&j);
+    }
+}
+
 /* ---- errors --------------------------------------------------------------------------------- */
 
 static void test_refused(void **state)
@@ -278,9 +496,26 @@ static void test_refused(void **state)
          "model.hidden[1]: 0"},
         {{.type = MODEL_MLP, .dense_width = 3, .dropout = 1}, ERR_INPUT, "model.dropout: 1"},
         {{.type = MODEL_MLP, .dense_width = 1u << 21}, ERR_LIMIT, "2097152"},
-        {{.type = MODEL_MLP, .dim = 4096, .table_count = 1, .slot_count = {4096}},
+        {{.type = MODEL_MLP, .dim = 4000, .table_count = 1, .slot_count = {4096}},
          ERR_LIMIT,
          "tables.table0"},
+        {{.type = MODEL_FFM, .dim = 64, .table_count = 1, .slot_count = {64}},
+         ERR_LIMIT,
+         "model.dim: 64 for each of 64 fields"},
+        {{.type = MODEL_DEEPFM, .dim = 4, .dense_width = 3}, ERR_INPUT, "none is categorical"},
+        {{.type = MODEL_WIDE_DEEP, .dim = 4, .table_count = 1, .loss = LOSS_SOFTMAX, .classes = 3},
+         ERR_INPUT,
+         "model.loss: softmax, and wide_deep has one output"},
+        {{.type = MODEL_DEEPFM,
+          .dim = 4,
+          .table_count = 2,
+          .slot_count = {1, 1},
+          .table_dims = {4, 5}},
+         ERR_INPUT,
+         "model.type: deepfm: its layer 'fm'"},
+        {{.type = MODEL_DLRM, .dim = 4, .table_count = 1, .slot_count = {1}},
+         ERR_INPUT,
+         "model.type: dlrm: its layer 'dot'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct model_job j;
@@ -333,6 +568,10 @@ int main(void)
         cmocka_unit_test(test_mlp_with_everything),
         cmocka_unit_test(test_mlp_without_hidden_layers),
         cmocka_unit_test(test_table_dims),
+        cmocka_unit_test(test_presets),
+        cmocka_unit_test(test_cross_parameters),
+        cmocka_unit_test(test_layers_refused),
+        cmocka_unit_test(test_embeddings_by_name),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_fm_refuses_other_dim),
         cmocka_unit_test(test_no_memory),
