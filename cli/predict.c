@@ -53,7 +53,11 @@ static enum err open_model(struct predict *p, const char *checkpoint, const stru
     strcpy(p->cache, "/tmp/paramd-predict-XXXXXX");
     if (!err && !mkdtemp(p->cache))
         err = err_set(ERR_IO, "cannot make a directory in /tmp");
-    struct dataset_options options = {p->store.job, p->store.features, p->index, p->cache, 1};
+    struct dataset_options options = {.job = p->store.job,
+                                      .features = p->store.features,
+                                      .index = p->index,
+                                      .cache_directory = p->cache,
+                                      .threads = 1};
     if (!err)
         err = dataset_open(&options, &p->dataset);
     struct network_options network = {p->store.model, compute_cpu(), NULL, BATCH,

@@ -44,6 +44,7 @@ struct daemon_settings {
     char *log_file; /* NULL: stderr */
     char *
         scratch; /* worker: directory of the block cache; NULL: under the run directory */
+    uint64_t scratch_limit_bytes; /* worker: 0: 80 % of the file system */
     uint64_t memory_bytes; /* server: for parameters and buffers; 0: 80 % of what the machine has */
     uint32_t threads;      /* worker: compute threads; server: shard threads. 0: by cores */
     uint32_t transport_threads; /* completion-queue threads */

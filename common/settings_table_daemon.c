@@ -40,6 +40,10 @@ const struct setting daemon_settings[] = {
     {"log_file", SETTING_TEXT, AT(log_file), .initial = "~", .help = "~: standard error."},
     {"scratch", SETTING_TEXT, AT(scratch), .applies = WORKER, .initial = "~",
      .help = "worker: directory of the block cache; ~: under the registry's run directory."},
+    {"scratch_limit", SETTING_BYTES, AT(scratch_limit_bytes), .applies = WORKER, .initial = "0",
+     .max = 1e15,
+     .help = "worker: most that the block cache may take; blocks that were not used for longest go "
+             "first, and are read again when they are needed. 0: 80 % of the file system."},
     {"memory", SETTING_BYTES, AT(memory_bytes), .applies = SERVER, .initial = "0", .max = 1e15,
      .help = "server: for parameters and buffers; 0: 80 % of what the machine has."},
     {"threads", SETTING_U32, AT(threads), .initial = "0", .max = 1024,

@@ -63,6 +63,7 @@ static enum err run_load(struct agent *a, struct task *t)
         .features = j->features,
         .index = j->index,
         .cache_directory = a->cache_directory,
+        .cache_limit_bytes = a->settings->scratch_limit_bytes,
         .threads = thread_count(a),
     };
     return dataset_open(&o, &j->dataset);

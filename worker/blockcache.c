@@ -85,6 +85,7 @@ enum err blockcache_open(const struct blockcache_options *o, struct blockcache *
     struct blockcache *c = must_alloc(sizeof *c);
     c->o = *o;
     pthread_mutex_init(&c->lock, NULL);
+    pthread_mutex_init(&c->room_lock, NULL);
     c->set = identity_of(o);
     c->directory = must_format("%s/%016" PRIx64, o->directory, c->set);
     c->verified = must_alloc(o->index->block_count * sizeof *c->verified);
@@ -109,6 +110,7 @@ void blockcache_close(struct blockcache *c)
     features_destroy(c->features);
     text_list_free(&c->fields);
     pthread_mutex_destroy(&c->lock);
+    pthread_mutex_destroy(&c->room_lock);
     mem_free(c->first_block);
     mem_free(c->verified);
     mem_free(c->directory);
@@ -122,8 +124,9 @@ uint32_t blockcache_block_count(const struct blockcache *c)
 
 struct blockcache_counters blockcache_counters(struct blockcache *c)
 {
-    return (struct blockcache_counters){atomic_load(&c->parsed_blocks),
-                                        atomic_load(&c->unpacked_files)};
+    return (struct blockcache_counters){
+        atomic_load(&c->parsed_blocks), atomic_load(&c->unpacked_files),
+        atomic_load(&c->removed_blocks), atomic_load(&c->skipped_blocks)};
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -157,10 +160,9 @@ static enum err write_file(int fd, const char *path, const char *data, size_t si
     return ERR_NONE;
 }
 
-enum err blockcache_store(struct blockcache *c, uint32_t block, const struct block_builder *b)
+static enum err store_once(const char *path, const struct block_builder *b)
 {
     static _Atomic uint64_t number;
-    char *path = blockcache_path(c, block);
     char *temporary =
         must_format("%s.%d-%" PRIu64 ".tmp", path, (int)getpid(), atomic_fetch_add(&number, 1));
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -176,8 +178,27 @@ enum err blockcache_store(struct blockcache *c, uint32_t block, const struct blo
         e = err_set_errno(ERR_IO, errno, "block cache: cannot rename '%s'", temporary);
     if (e != ERR_NONE && fd >= 0)
         unlink(temporary);
-    atomic_store(&c->verified[block], false);
     mem_free(temporary);
+    return e;
+}
+
+enum err blockcache_store(struct blockcache *c, uint32_t block, const struct block_builder *b,
+                          bool needed)
+{
+    if (!blockcache_make_room(c, b->image_size, false) && !needed) {
+        if (atomic_fetch_add(&c->skipped_blocks, 1) == 0)
+            log_warn("blockcache",
+                     "scratch_limit is less than a packed file needs: it is unpacked again and "
+                     "again; raise it, or pack the data in smaller files directory='%s' "
+                     "limit_bytes=%" PRIu64,
+                     c->o.directory, blockcache_limit(c));
+        return ERR_NONE;
+    }
+    char *path = blockcache_path(c, block);
+    enum err e = store_once(path, b);
+    if (e == ERR_LIMIT && blockcache_make_room(c, b->image_size, true))
+        e = store_once(path, b);
+    atomic_store(&c->verified[block], false);
     mem_free(path);
     return e;
 }
@@ -203,6 +224,8 @@ static enum err map_file(const char *path, void **memory, size_t *size)
             e = err_set_errno(ERR_LIMIT, errno,
                               "block cache: cannot map '%s' (see vm.max_map_count)", path);
     }
+    if (e == ERR_NONE)
+        blockcache_note_use(fd, &info);
     close(fd);
     if (e == ERR_NONE) {
         *memory = map;

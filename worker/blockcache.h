@@ -16,6 +16,9 @@
  * directory. A packed file is unpacked front to back, once for all of its blocks: whoever holds the
  * lock of its claim file does that, the others wait as long as they see it going on.
  *
+ * The directory is kept within a limit: blocks that were not used for longest go first, of this
+ * data set or another. One that is gone is read and parsed again.
+ *
  * Shapes   see struct block_view.
  * Threads  any; views are read-only.
  * Errors   ERR_INPUT for bad rows, ERR_REFUSED when a file is not what the index says, ERR_LIMIT
@@ -90,6 +93,7 @@ struct blockcache_options {
     const struct features_spec *spec;
     const struct dataindex *index;
     const char *directory;
+    uint64_t limit_bytes; /* of the directory; 0: 80 % of its file system */
     uint32_t threads;
 };
 enum err blockcache_open(const struct blockcache_options *o, struct blockcache **out) MUST_CHECK;
@@ -103,9 +107,10 @@ enum err blockcache_map(struct blockcache *c, uint32_t block, struct block_view 
 void blockcache_unmap(struct block_view *v);
 uint32_t blockcache_block_count(const struct blockcache *c);
 
-/* Tests: how many blocks this cache has parsed, and how many packed files it has gone through. */
+/* What this cache has done: blocks parsed, packed files gone through, blocks removed to make room,
+ * blocks left out because there was none. */
 struct blockcache_counters {
-    uint64_t parsed_blocks, unpacked_files;
+    uint64_t parsed_blocks, unpacked_files, removed_blocks, skipped_blocks;
 };
 struct blockcache_counters blockcache_counters(struct blockcache *c);
 

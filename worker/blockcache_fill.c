@@ -111,7 +111,7 @@ static enum err parse(const struct file_job *job, struct fill_worker *w,
 }
 
 static enum err make_block(const struct file_job *job, struct fill_worker *w,
-                           const struct raw_block *raw, uint32_t block)
+                           const struct raw_block *raw, uint32_t block, bool needed)
 {
     struct blockcache *c = job->c;
     const struct file_head *head = scan_head(job->scan);
@@ -127,7 +127,7 @@ static enum err make_block(const struct file_job *job, struct fill_worker *w,
     if (e == ERR_NONE)
         e = block_build(&w->builder, &w->rows, (struct block_identity){c->set, block});
     if (e == ERR_NONE)
-        e = blockcache_store(c, block, &w->builder);
+        e = blockcache_store(c, block, &w->builder, needed);
     if (e == ERR_NONE)
         atomic_fetch_add(&c->parsed_blocks, 1);
     return e;
@@ -157,7 +157,7 @@ static void block_piece(void *context, uint32_t piece, uint32_t thread_index)
     if (e == ERR_NONE)
         e = scan_read(job->scan, &job->c->o.index->blocks[block], &w->raw);
     if (e == ERR_NONE)
-        e = make_block(job, w, &w->raw, block);
+        e = make_block(job, w, &w->raw, block, true);
     job->outcomes[piece].code = e;
     if (e != ERR_NONE)
         job->outcomes[piece].text = must_strdup(err_text());
@@ -179,6 +179,12 @@ static enum err fill_entered(struct file_job *job)
 
 /* ---- packed files ---------------------------------------------------------------------------- */
 
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
 static enum err visit(void *context, struct raw_block *raw, uint32_t number, uint32_t thread_index)
 {
     struct file_job *job = context;
@@ -195,7 +201,8 @@ static enum err visit(void *context, struct raw_block *raw, uint32_t number, uin
         log_debug("blockcache", "claim not written file=%u", job->file);
     if (blockcache_has(c, block))
         return ERR_NONE;
-    return make_block(job, &job->c->workers[thread_index], raw, block);
+    bool needed = bsearch(&block, job->blocks, job->count, sizeof block, by_number) != NULL;
+    return make_block(job, &job->c->workers[thread_index], raw, block, needed);
 }
 
 static enum err fill_packed(struct file_job *job)
@@ -294,12 +301,6 @@ static enum err fill_file(struct blockcache *c, uint32_t file, const uint32_t *b
     return e;
 }
 
-static int by_number(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* `missing` is ascending, so blocks of a file are neighbours. */
 static enum err fill_missing(struct blockcache *c, const uint32_t *missing, uint32_t count,
                              const atomic_bool *cancel)
@@ -314,6 +315,16 @@ static enum err fill_missing(struct blockcache *c, const uint32_t *missing, uint
     return e;
 }
 
+/* One that is there stays for now. */
+static bool is_there(const struct blockcache *c, uint32_t block)
+{
+    static const struct timespec now[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};
+    char *path = blockcache_path(c, block);
+    bool there = utimensat(AT_FDCWD, path, now, 0) == 0 || access(path, R_OK) == 0;
+    mem_free(path);
+    return there;
+}
+
 enum err blockcache_fill(struct blockcache *c, const uint32_t *blocks, uint32_t count,
                          const atomic_bool *cancel)
 {
@@ -321,8 +332,9 @@ enum err blockcache_fill(struct blockcache *c, const uint32_t *blocks, uint32_t 
     if (missing == NULL)
         return ERR_MEMORY;
     pthread_mutex_lock(&c->lock);
+    clock_gettime(CLOCK_REALTIME_COARSE, &c->fill_began);
     for (uint32_t i = 0; i < count; i++) {
-        if (!blockcache_has(c, blocks[i]))
+        if (!is_there(c, blocks[i]))
             missing[missing_count++] = blocks[i];
     }
     enum err e = ERR_NONE;

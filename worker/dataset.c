@@ -42,6 +42,7 @@ enum err dataset_open(const struct dataset_options *o, struct dataset **out)
                                    .spec = o->features,
                                    .index = o->index,
                                    .directory = o->cache_directory,
+                                   .limit_bytes = o->cache_limit_bytes,
                                    .threads = o->threads};
     e = blockcache_open(&c, &d->cache);
     if (e != ERR_NONE) {

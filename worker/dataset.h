@@ -49,6 +49,7 @@ struct dataset_options {
     const struct features_spec *features;
     const struct dataindex *index;
     const char *cache_directory; /* a local path; made if missing */
+    uint64_t cache_limit_bytes;  /* 0: 80 % of its file system */
     uint32_t threads;            /* for parsing */
 };
 enum err dataset_open(const struct dataset_options *o, struct dataset **out) MUST_CHECK;

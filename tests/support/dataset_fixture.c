@@ -52,6 +52,7 @@ void fixture_open(struct fixture *f, uint32_t threads)
                                 .features = f->setup.spec,
                                 .index = f->setup.index,
                                 .cache_directory = f->cache,
+                                .cache_limit_bytes = f->cache_limit,
                                 .threads = threads};
     if (dataset_open(&o, &f->d) != ERR_NONE)
         fail_msg("open: %s", err_text());
@@ -59,7 +60,7 @@ void fixture_open(struct fixture *f, uint32_t threads)
 
 void fixture_make(struct fixture *f, const char *yaml, bool packed)
 {
-    f->directory = data_fixture_make();
+    *f = (struct fixture){.directory = data_fixture_make()};
     f->cache = must_format("%s/cache/of/blocks", f->directory);
     write_data(f->directory, packed);
     data_setup_make(&f->setup, f->directory, yaml);

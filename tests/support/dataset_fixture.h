@@ -25,6 +25,7 @@ struct fixture {
     char *directory, *cache;
     struct data_setup setup;
     struct dataset *d;
+    uint64_t cache_limit; /* of what is opened next; 0: the default */
 };
 
 /* FILES files of unequal size, ROWS rows in all; d2.csv is always packed, the others if `packed`.

@@ -17,11 +17,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/mem.h"
 #include "common/rng.h"
 #include "tests/support/dataset_fixture.h"
+#include "worker/blockcache_internal.h"
 #include "worker/dataset_internal.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
@@ -170,6 +174,107 @@ static void test_shared_cache(void **state)
     fixture_remove(&f);
 }
 
+static uint64_t bytes_seen;
+
+static void add_size(const char *path)
+{
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    bytes_seen += (uint64_t)info.st_blocks * 512;
+}
+
+static uint64_t cache_bytes(const struct fixture *f)
+{
+    bytes_seen = 0;
+    for_blocks(f, add_size);
+    return bytes_seen;
+}
+
+static void remove_block(const char *path)
+{
+    assert_int_equal(unlink(path), 0);
+}
+
+/* Less room than the data need: what was not used for longest goes and comes back, and the batches
+ * are the same. What other data sets left goes first. */
+static void test_bounded_cache(void **state)
+{
+    for (int packed = 0; packed < 2; packed++) {
+        struct fixture f;
+        fixture_make(&f, JOB(", shuffle: {window: 200}", "batch_size: 50"), packed);
+        uint64_t last = fixture_epoch_steps(&f) * 3;
+        uint64_t expected = fixture_digest(&f, 0, 1, last, 0), whole = cache_bytes(&f);
+        struct blockcache_counters c = blockcache_counters(f.d->cache);
+        assert_int_equal(c.parsed_blocks, f.setup.index->block_count);
+        assert_int_equal(c.removed_blocks, 0);
+        for_blocks(&f, remove_block);
+        dataset_close(f.d);
+        char *other = must_format("%s/0123456789abcdef", f.cache);
+        assert_int_equal(mkdir(other, 0777), 0);
+        char *stale = data_fixture_write(other, "00000000.block", span_of("of other data"));
+        assert_int_equal(utimes(stale, (struct timeval[2]){{1, 0}, {1, 0}}), 0);
+
+        f.cache_limit = whole / 2;
+        fixture_open(&f, 2);
+        assert_int_equal(fixture_digest(&f, 0, 1, last, 2), expected);
+        c = blockcache_counters(f.d->cache);
+        assert_true(c.parsed_blocks > f.setup.index->block_count);
+        assert_true(c.removed_blocks > 0);
+        assert_int_not_equal(access(stale, F_OK), 0);
+        /* What is in use, and what was used within a tick of the clock, stays; then it goes. */
+        clock_sleep_ms(20);
+        clock_gettime(CLOCK_REALTIME_COARSE, &f.d->cache->fill_began);
+        assert_true(blockcache_make_room(f.d->cache, whole / 2 / 10, false));
+        assert_in_range(cache_bytes(&f), 1, whole / 2);
+        mem_free(other);
+        mem_free(stale);
+        fixture_remove(&f);
+    }
+}
+
+/* One packed file of several blocks. */
+static void make_long(struct fixture *f)
+{
+    struct str text = {0};
+    str_append(&text, "id,w,user,item,tags,price,ts\n");
+    for (int id = 0; id < 40000; id++)
+        str_append_format(&text, "%d,1,u%d,%d,,1.5,%d\n", id, id % 97, id % 31, id);
+    *f = (struct fixture){.directory = data_fixture_make()};
+    f->cache = must_format("%s/cache", f->directory);
+    mem_free(data_fixture_gzip(f->directory, "d0.csv", span_make(text.data, text.size)));
+    str_deinit(&text);
+    data_setup_make(&f->setup, f->directory, JOB(", shuffle: {window: 1000}", "batch_size: 1000"));
+    fixture_open(f, 2);
+}
+
+/* Blocks of a packed file that nobody waits for are left out when there is no room at all. */
+static void test_no_room(void **state)
+{
+    struct fixture f;
+    make_long(&f);
+    assert_true(f.setup.index->block_count > 2);
+    uint64_t last = fixture_epoch_steps(&f), expected = fixture_digest(&f, 0, 1, last, 0);
+    for_blocks(&f, remove_block);
+    dataset_close(f.d);
+    f.cache_limit = 1;
+    fixture_open(&f, 1);
+    assert_int_equal(fixture_digest(&f, 0, 1, last, 0), expected);
+    struct blockcache_counters c = blockcache_counters(f.d->cache);
+    assert_true(c.skipped_blocks > 0);
+    assert_true(c.unpacked_files > 1);
+    /* A full disk: something goes, though the limit does not ask for it. */
+    dataset_close(f.d);
+    f.cache_limit = 0;
+    fixture_open(&f, 1);
+    assert_int_equal(fixture_digest(&f, 0, 1, last, 0), expected);
+    clock_sleep_ms(20);
+    clock_gettime(CLOCK_REALTIME_COARSE, &f.d->cache->fill_began);
+    uint32_t before = for_blocks(&f, NULL);
+    assert_true(blockcache_make_room(f.d->cache, 1, true));
+    assert_in_range(for_blocks(&f, NULL), 1, before - 1);
+    fixture_remove(&f);
+}
+
 /* What changed since it was indexed is refused by name, when opened or later. */
 static void test_changed_files(void **state)
 {
@@ -232,8 +337,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_keysort),      cmocka_unit_test(test_damaged_cache),
-        cmocka_unit_test(test_shared_cache), cmocka_unit_test(test_changed_files),
+        cmocka_unit_test(test_keysort),       cmocka_unit_test(test_damaged_cache),
+        cmocka_unit_test(test_shared_cache),  cmocka_unit_test(test_changed_files),
+        cmocka_unit_test(test_bounded_cache), cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
