@@ -6,8 +6,8 @@
  *
  * Units    bytes. Threads: any. Errors: none; what cannot be found out is taken from the whole
  * machine.
- * Sources  sched_getaffinity(2); cgroups(7), kernel documentation admin-guide/cgroup-v2 (memory.max)
- *          and cgroup-v1/memory (memory.limit_in_bytes).
+ * Sources  sched_getaffinity(2); cgroups(7); the kernel's documentation, admin-guide/cgroup-v2
+ *          (memory.max) and cgroup-v1/memory (memory.limit_in_bytes).
  */
 #ifndef PARAMD_COMMON_MACHINE_H
 #define PARAMD_COMMON_MACHINE_H

@@ -27,7 +27,8 @@
 
 struct member;
 
-/* What a process offers: in its entry of the registry, for whoever looks there, and in its state. */
+/* What a process offers: in its entry of the registry, for whoever looks there, and in its state.
+ */
 struct member_capacity {
     uint32_t cores, gpus;
     uint64_t memory_bytes;

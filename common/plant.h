@@ -11,7 +11,7 @@
 /* Name, the rule that it breaks (section of the protocol), what it does instead. */
 #define PLANT_LIST(X)                                                                              \
     X(none, "", "nothing is planted")                                                              \
-    X(drain_pulls_one, "2 []", "a drain point pulls for one batch, and nobody for 1 ... d")          \
+    X(drain_pulls_one, "2 []", "a drain point pulls for one batch, nobody for 1 ... d")            \
     X(checkpoint_anywhere, "2 []", "checkpoint now is taken at the next step, drain point or not") \
     X(drain_no_barrier, "2", "a rank goes on past a drain point before all have reached it")       \
     X(duplicate_by_applied, "3 []", "a push between received and applied counts as new")           \

@@ -78,8 +78,8 @@ const struct setting daemon_settings[] = {
 
     {"storage_timeout", SETTING_MS32, AT(storage.timeout_ms), .initial = "2min", .min = 1000,
      .max = 86400000,
-     .help = "hdfs, s3: how long one operation may take, trying again included; a transfer may take "
-             "longer while it moves."},
+     .help = "hdfs, s3: how long one operation may take, trying again included; a transfer may "
+             "take longer while it moves."},
     {"storage_stall_timeout", SETTING_MS32, AT(storage.stall_ms), .initial = "30s", .min = 1000,
      .max = 3600000, .help = "hdfs, s3: a transfer that moves nothing for so long has failed."},
     {"storage_ca_file", SETTING_TEXT, AT(storage.ca_file), .initial = "~",

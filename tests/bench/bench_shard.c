@@ -62,7 +62,8 @@ static void setup(struct bench *b)
                               .rank_count = b->ranks,
                               .schema = &b->schema,
                               .wait_ms = 1000,
-                              .steps = {.steps_per_epoch = LAST_STEP + 1, .last_step = LAST_STEP + 1}};
+                              .steps = {.steps_per_epoch = LAST_STEP + 1,
+                                        .last_step = LAST_STEP + 1}};
     CHECK(shard_create(&o, &b->shard) == ERR_NONE);
     float row[DIM] = {0};
     for (uint32_t i = 0; i < b->rows; i++)

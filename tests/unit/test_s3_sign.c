@@ -1,8 +1,8 @@
 /*
  * Goal: signatures are those that S3 expects.
  * Method: the four examples of the Amazon S3 API Reference ("Signature Calculations for the
- * Authorization Header: Transferring Payload in a Single Chunk"); and that each thing that is signed
- * changes the signature.
+ * Authorization Header: Transferring Payload in a Single Chunk"); and that each thing that is
+ * signed changes the signature.
  */
 #include <setjmp.h>
 #include <stdarg.h>
