@@ -67,8 +67,8 @@ char *member_leader_record(const char *const *addresses);
 /* Equal for two processes exactly when they run on one host since its last boot; "" where that is
  * not known. */
 const char *member_host_id(void);
-/* The one of `addresses` to dial from here: a same-host one when `host_id` is ours, else the first.
- */
+/* The one of `addresses` to dial from here: a unix socket that takes our connection when `host_id`
+ * is ours, else the first of a network, else the first. */
 const char *member_pick_address(char *const *addresses, size_t count, const char *host_id);
 
 /* One control call to the present leader, for paramctl and tests: finds it, packs, waits, unpacks.

@@ -35,16 +35,14 @@ const char *member_host_id(void)
     return boot_id;
 }
 
-static bool is_same_host_address(const char *address)
-{
-    return strncmp(address, "unix", 4) == 0;
-}
-
 const char *member_pick_address(char *const *addresses, size_t count, const char *host_id)
 {
     bool here = host_id[0] != '\0' && strcmp(host_id, member_host_id()) == 0;
+    for (size_t i = 0; here && i < count; i++)
+        if (rpc_unix_listens(addresses[i]))
+            return addresses[i];
     for (size_t i = 0; i < count; i++)
-        if (is_same_host_address(addresses[i]) == here)
+        if (!rpc_is_unix(addresses[i]))
             return addresses[i];
     return count > 0 ? addresses[0] : NULL;
 }

@@ -92,6 +92,11 @@ void rpc_call_fail(struct rpc_call *call, enum rpc_status status, const char *me
 
 /* ---- calling ---- */
 
+bool rpc_is_unix(const char *address);
+/* Whether it is the address of a unix socket that takes a connection from here. Two containers have
+   one kernel, so one boot id, and yet sockets, files and processes of their own. */
+bool rpc_unix_listens(const char *address);
+
 struct rpc_channel;
 
 /* `message` is "" for RPC_OK; `reply` is borrowed for the length of the callback (chain_move() it

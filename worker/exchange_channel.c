@@ -1,56 +1,17 @@
 #include "worker/exchange_internal.h"
 
-#include <stddef.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "common/log.h"
 #include "common/mem.h"
-
-#define ABSTRACT "unix-abstract:"
-#define UNIX     "unix:"
-
-/* Whether something listens on a unix socket: equal host ids do not prove that we share its
- * namespace. */
-static bool can_connect(const char *address)
-{
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    size_t length;
-    if (strncmp(address, ABSTRACT, strlen(ABSTRACT)) == 0) {
-        const char *name = address + strlen(ABSTRACT);
-        length = strlen(name);
-        if (length + 1 > sizeof to.sun_path)
-            return false;
-        memcpy(to.sun_path + 1, name, length);
-        length += offsetof(struct sockaddr_un, sun_path) + 1;
-    } else {
-        const char *path = address + strlen(UNIX);
-        length = strlen(path);
-        if (length >= sizeof to.sun_path)
-            return false;
-        memcpy(to.sun_path, path, length);
-        length += offsetof(struct sockaddr_un, sun_path) + 1;
-    }
-    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (s < 0)
-        return false;
-    bool connected = connect(s, (struct sockaddr *)&to, (socklen_t)length) == 0;
-    close(s);
-    return connected;
-}
 
 static const char *choose(const struct exchange_options *o, const struct exchange_shard *s)
 {
     if (o->host_id != NULL && s->host_id != NULL && o->host_id[0] != '\0' &&
         strcmp(o->host_id, s->host_id) == 0) {
         for (uint32_t i = 0; i < s->address_count; i++) {
-            const char *a = s->addresses[i];
-            bool is_unix =
-                strncmp(a, ABSTRACT, strlen(ABSTRACT)) == 0 || strncmp(a, UNIX, strlen(UNIX)) == 0;
-            if (is_unix && can_connect(a))
-                return a;
+            if (rpc_unix_listens(s->addresses[i]))
+                return s->addresses[i];
         }
     }
     return s->addresses[0];

@@ -13,8 +13,10 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/json.h"
@@ -278,13 +280,59 @@ static void test_leader_changes(void **state)
     stage_deinit(&s);
 }
 
+/* A socket in the abstract namespace, and one of a path, are dialled only where they take a
+   connection: a container on our host has the same boot id and other sockets. */
+static void test_address(void **state)
+{
+    char here[64], nobody[64], path[] = "/tmp/paramd-member-XXXXXX", by_path[80];
+    assert_non_null(mkdtemp(path));
+    snprintf(here, sizeof here, "unix-abstract:paramd-test-member-%d", (int)getpid());
+    snprintf(nobody, sizeof nobody, "unix-abstract:paramd-test-nobody-%d", (int)getpid());
+    snprintf(by_path, sizeof by_path, "unix:%s/s", path);
+    const char *const listen[] = {here, by_path, NULL};
+    const struct rpc_method method = {CONTROL_EXCHANGE, take_exchange, NULL};
+    const struct rpc_server_options options = {
+        .listen = listen, .methods = &method, .method_count = 1};
+    struct rpc_server *server;
+    assert_int_equal(rpc_server_create(&options, &server), ERR_NONE);
+
+    const char *const mine = member_host_id();
+    const struct {
+        const char *addresses[3], *host_id, *picked;
+    } cases[] = {
+        {{"10.0.0.1:7", here}, mine, here},
+        {{"10.0.0.1:7", by_path}, mine, by_path},
+        {{"10.0.0.1:7", here}, "another", "10.0.0.1:7"},
+        {{here, "10.0.0.1:7"}, "", "10.0.0.1:7"},
+        {{"10.0.0.1:7", nobody}, mine, "10.0.0.1:7"},
+        {{nobody, "10.0.0.1:7"}, mine, "10.0.0.1:7"},
+        {{nobody, here}, mine, here},
+        {{nobody}, mine, nobody},
+        {{NULL}, mine, NULL},
+    };
+    assert_string_not_equal(mine, "");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t count = 0;
+        while (cases[i].addresses[count] != NULL)
+            count++;
+        const char *picked =
+            member_pick_address((char *const *)cases[i].addresses, count, cases[i].host_id);
+        if (cases[i].picked == NULL)
+            assert_null(picked);
+        else
+            assert_string_equal(picked, cases[i].picked);
+    }
+    rpc_server_destroy(server);
+    assert_int_equal(storage_remove_tree(path), ERR_NONE);
+}
+
 int main(void)
 {
     log_set_level(LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_leader_yet),  cmocka_unit_test(test_capacity),
         cmocka_unit_test(test_poke),           cmocka_unit_test(test_orders_once),
-        cmocka_unit_test(test_leader_changes),
+        cmocka_unit_test(test_leader_changes), cmocka_unit_test(test_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
