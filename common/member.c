@@ -19,6 +19,7 @@
 #define PARK_MS    1000u /* the leader answers an exchange after this long at the latest */
 #define SPACING_MS 3u    /* between exchanges that were poked */
 #define SEARCH_MS  200u  /* between looks for a leader */
+#define LOOK_MS    500u  /* between looks for a newer one */
 #define OPEN_MAX                                                                                   \
     2u /* a poke sends a second exchange; the leader then answers the first at once                \
         */
@@ -44,6 +45,7 @@ struct member {
 
     /* the thread's own */
     struct rpc_channel *leader;
+    uint64_t leader_term;
     uint64_t term, orders_version, sequence;
     uint64_t sent_ms, heard_ms, searched_ms, told_ms;
     bool reported;
@@ -213,7 +215,27 @@ static void find_leader(struct member *m)
     else
         log_debug("member", "found the leader address=%s term=%llu", address,
                   (unsigned long long)term);
+    m->leader_term = term;
     mem_free(address);
+}
+
+/* A leader that is cut off from the registry answers on, and one that is cut off from us does not
+   say so; in the meantime another one may have been elected. */
+static void look_for_newer(struct member *m)
+{
+    m->searched_ms = clock_ms();
+    char *record;
+    uint64_t term;
+    if (registry_leader(m->options.registry, &record, &term) != ERR_NONE)
+        return;
+    mem_free(record);
+    if (term <= m->leader_term)
+        return;
+    log_info("member", "another leader was elected term=%llu was=%llu", (unsigned long long)term,
+             (unsigned long long)m->leader_term);
+    rpc_channel_close(m->leader);
+    m->leader = NULL;
+    m->searched_ms = 0;
 }
 
 static void wait_changed(struct member *m, uint64_t until_ms)
@@ -294,9 +316,13 @@ static void *member_run(void *context)
         tell_orphaned(m, now);
         if (m->stopping)
             break;
-        if (m->leader == NULL && (m->searched_ms == 0 || now - m->searched_ms >= SEARCH_MS)) {
+        uint32_t search_ms = m->leader == NULL ? SEARCH_MS : LOOK_MS;
+        if (m->searched_ms == 0 || now - m->searched_ms >= search_ms) {
             pthread_mutex_unlock(&m->lock);
-            find_leader(m);
+            if (m->leader == NULL)
+                find_leader(m);
+            else
+                look_for_newer(m);
             pthread_mutex_lock(&m->lock);
             continue;
         }
@@ -312,7 +338,7 @@ static void *member_run(void *context)
         }
         if (m->arrived == NULL && !m->failed)
             wait_changed(m, send ? m->sent_ms + SPACING_MS
-                                 : now + (m->leader == NULL ? SEARCH_MS : PARK_MS));
+                                 : now + search_ms);
     }
     pthread_mutex_unlock(&m->lock);
     return NULL;

@@ -209,8 +209,9 @@ class Run:
 class Field:
     """Runs on several clusters side by side: most of the time they wait for time-outs."""
 
-    def __init__(self, jobs, cases, registries, settings, keep=None):
-        self.jobs, self.cases, self.keep = jobs, cases, keep
+    def __init__(self, jobs, cases, registries, settings, keep=None, prepare=None):
+        """prepare(cluster, index) is called before a cluster's daemons are started."""
+        self.jobs, self.cases, self.keep, self.prepare = jobs, cases, keep, prepare
         self.registries, self.settings = registries, settings
         self.tasks, self.lock, self.seen = queue.Queue(), threading.Lock(), {}
 
@@ -226,9 +227,18 @@ class Field:
             t.join()
 
     def work(self, index, registry):
+        try:
+            self.work_on(index, registry)
+        except Exception as e:  # the other clusters go on
+            with self.lock:
+                self.cases.check(f"cluster {index} goes on", False, repr(e))
+
+    def work_on(self, index, registry):
         place = os.path.join(self.jobs.place.path, f"cluster{index}")
         os.makedirs(place)
         with Cluster(place, registry, self.settings) as cluster:
+            if self.prepare:
+                self.prepare(cluster, index)
             for name in DAEMONS:
                 cluster.start(name)
             while True:
@@ -252,12 +262,13 @@ class Field:
             self.cases.check(f"{kind}, {name}, seed {seed} ({how}): {status.get('recoveries', '?')} recoveries, "
                              f"{status.get('moves', '?')} moves, {run_.seconds:.1f} s", wrong is None, wrong)
             self.seen.setdefault(kind, []).append((wrong is None, run_.seconds, max(run_.recovered_ms, default=0)))
+            if self.keep:
+                title = re.sub(r"\W+", "-", f"{kind} {name} {seed}")
+                shutil.copytree(cluster.place, os.path.join(self.keep, title), dirs_exist_ok=True)
             if wrong is not None:
-                self.show(cluster, run_, f"{kind} {name} {seed}".replace(" ", "-"))
+                self.show(cluster, run_)
 
-    def show(self, cluster, run_, title):
-        if self.keep:
-            shutil.copytree(cluster.place, os.path.join(self.keep, title), dirs_exist_ok=True)
+    def show(self, cluster, run_):
         for n in cluster.daemons:
             lines = cluster.log(n, run_.logged.get(n, 0)).splitlines()[-25:]
             print(f"  {n}:\n" + "".join(f"    {line}\n" for line in lines))

@@ -12,7 +12,7 @@ counting model is exact (disturb.py).
     faults.py [--runs N] [--clusters N] [--seed S] [--only TEXT]... [--keep DIRECTORY]
 
 --runs: bsp runs of each kind of kill, a quarter as many in asp, and a tenth of each pause. --only: just cases with that
-text in `KIND, JOB, seed SEED`, as they are printed. --keep: where the places of failed runs are copied. The registry is
+text in `KIND, JOB, seed SEED`, as they are printed. --keep: where the clusters' directories are copied. The registry is
 the one of one machine (local:) with REGISTRY=local:, or where there is no ZooKeeper.
 """
 import argparse

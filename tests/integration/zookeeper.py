@@ -1,4 +1,4 @@
-"""A real ZooKeeper server for the integration tests: Debian's package, one server on a free port of 127.0.0.1.
+"""A real ZooKeeper server for the integration tests: Debian's package, one server on a free port of this machine.
 
     with Workplace() as place, ZooKeeper(place.path + "/zookeeper") as server:
         uri = server.uri("cluster")     # zk://127.0.0.1:PORT/cluster
@@ -45,14 +45,15 @@ def die_with_parent():
 class ZooKeeper:
     """Keeps zoo.cfg, data and log in `directory`. Started by `with`, or by start()."""
 
-    def __init__(self, directory, tick_ms=200, port=None):
+    def __init__(self, directory, tick_ms=200, port=None, address="127.0.0.1"):
         self.directory = os.path.abspath(directory)
+        self.address = address
         self.port = port or free_port()
         self.process = None
         os.makedirs(self.directory, exist_ok=True)
         self.config = os.path.join(self.directory, "zoo.cfg")
         with open(self.config, "w", encoding="utf-8") as f:
-            f.write(f"tickTime={tick_ms}\ndataDir={self.data}\nclientPortAddress=127.0.0.1\nclientPort={self.port}\n"
+            f.write(f"tickTime={tick_ms}\ndataDir={self.data}\nclientPortAddress={address}\nclientPort={self.port}\n"
                     f"admin.enableServer=false\nminSessionTimeout={2 * tick_ms}\nmaxSessionTimeout=60000\n"
                     "maxClientCnxns=0\n4lw.commands.whitelist=ruok,stat,mntr\n")
 
@@ -76,12 +77,12 @@ class ZooKeeper:
         return self.process.pid if self.process else None
 
     def uri(self, cluster):
-        return f"zk://127.0.0.1:{self.port}/{cluster}"
+        return f"zk://{self.address}:{self.port}/{cluster}"
 
     def ask(self, word, timeout_s=2):
         """The answer to one of ZooKeeper's four-letter words; None when there is none."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as s:
+            with socket.create_connection((self.address, self.port), timeout=timeout_s) as s:
                 s.sendall(word.encode())
                 answer = b""
                 while part := s.recv(65536):

@@ -280,6 +280,26 @@ static void test_leader_changes(void **state)
     stage_deinit(&s);
 }
 
+/* The old leader still answers, or still keeps us waiting: the registry names another one. */
+static void test_newer_leader(void **state)
+{
+    struct stage s;
+    stage_init(&s);
+    lead(&s, "memory:member-6");
+    answer(&s, 0, 1, 9);
+    assert_true(wait_for(&s, &s.followed, 1));
+    assert_true(wait_for(&s, &s.call_count, 2)); /* parked */
+    struct rpc_server *old = s.server;
+    registry_close(s.registry);
+    lead(&s, "memory:member-7");
+    answer(&s, 2, 2, 1);
+    assert_true(wait_for(&s, &s.followed, 2));
+    assert_int_equal(s.term, 2);
+    rpc_call_fail(s.calls[1], RPC_UNAVAILABLE, "leaving");
+    rpc_server_destroy(old);
+    stage_deinit(&s);
+}
+
 /* A socket in the abstract namespace, and one of a path, are dialled only where they take a
    connection: a container on our host has the same boot id and other sockets. */
 static void test_address(void **state)
@@ -332,7 +352,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_leader_yet),  cmocka_unit_test(test_capacity),
         cmocka_unit_test(test_poke),           cmocka_unit_test(test_orders_once),
-        cmocka_unit_test(test_leader_changes), cmocka_unit_test(test_address),
+        cmocka_unit_test(test_leader_changes), cmocka_unit_test(test_newer_leader),
+        cmocka_unit_test(test_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
