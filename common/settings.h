@@ -31,6 +31,11 @@ struct storage_settings {
     char *hdfs_token_file;  /* NULL: none */
     char *hdfs_namenodes;   /* "name=host:port,host:port; name=…"; NULL: none */
     bool hdfs_tls;
+    char *s3_endpoint;         /* NULL: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or AWS */
+    char *s3_region;           /* NULL: AWS_REGION, AWS_DEFAULT_REGION, or us-east-1 */
+    char *s3_addressing;       /* "auto" | "path" | "virtual" */
+    char *s3_credentials_file; /* NULL: the chain of docs/storage.md */
+    char *s3_profile;          /* in that file; NULL: AWS_PROFILE, or "default" */
 };
 
 struct daemon_settings {

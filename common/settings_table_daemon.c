@@ -98,5 +98,21 @@ const struct setting daemon_settings[] = {
              "hdfs://NAME/path finds its NameNodes. PORT is that of HTTP."},
     {"hdfs_tls", SETTING_BOOL, AT(storage.hdfs_tls), .initial = "false",
      .help = "hdfs: over HTTPS (SWebHDFS)."},
+    {"s3_endpoint", SETTING_TEXT, AT(storage.s3_endpoint), .initial = "~",
+     .help = "s3: http[s]://HOST[:PORT] of the store; ~: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or "
+             "Amazon's."},
+    {"s3_region", SETTING_TEXT, AT(storage.s3_region), .initial = "~",
+     .help = "s3: region that requests are signed for; ~: AWS_REGION, AWS_DEFAULT_REGION, or "
+             "us-east-1."},
+    {"s3_addressing", SETTING_TEXT, AT(storage.s3_addressing), .initial = "auto",
+     .choices = NAMES("auto", "path", "virtual"),
+     .help = "s3: where the bucket's name stands: path: HOST/BUCKET/KEY, virtual: "
+             "BUCKET.HOST/KEY. auto: path with an endpoint or a dot in the bucket's name, else "
+             "virtual."},
+    {"s3_credentials_file", SETTING_TEXT, AT(storage.s3_credentials_file), .initial = "~",
+     .help = "s3: file like ~/.aws/credentials, read again when it changes; ~: the usual places, "
+             "in the order of docs/storage.md."},
+    {"s3_profile", SETTING_TEXT, AT(storage.s3_profile), .initial = "~",
+     .help = "s3: section of the file of credentials; ~: AWS_PROFILE, or default."},
 };
 const size_t daemon_setting_count = sizeof daemon_settings / sizeof *daemon_settings;

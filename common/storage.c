@@ -185,7 +185,8 @@ char *storage_join(const char *uri, const char *name)
 {
     size_t size = strlen(uri);
     bool has_slash = size > 0 && uri[size - 1] == '/';
-    while (name[0] == '/')
+    /* In a key of S3 every slash counts; elsewhere several are as one. */
+    while (name[0] == '/' && strncmp(uri, "s3://", 5) != 0)
         name++;
     if (size == 0)
         return must_strdup(name);

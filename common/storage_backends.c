@@ -6,5 +6,6 @@
 const struct storage_backend *const storage_backends[] = {
     &storage_file_backend,
     &storage_hdfs_backend,
+    &storage_s3_backend,
 };
 const size_t storage_backend_count = sizeof storage_backends / sizeof *storage_backends;

@@ -24,6 +24,11 @@ static void keep(const struct storage_settings *s)
     settings.hdfs_auth = copy(s->hdfs_auth);
     settings.hdfs_token_file = copy(s->hdfs_token_file);
     settings.hdfs_namenodes = copy(s->hdfs_namenodes);
+    settings.s3_endpoint = copy(s->s3_endpoint);
+    settings.s3_region = copy(s->s3_region);
+    settings.s3_addressing = copy(s->s3_addressing);
+    settings.s3_credentials_file = copy(s->s3_credentials_file);
+    settings.s3_profile = copy(s->s3_profile);
 }
 
 static void use_defaults(void)

@@ -39,6 +39,7 @@ struct storage_writer {
 
 extern const struct storage_backend storage_file_backend;
 extern const struct storage_backend storage_hdfs_backend;
+extern const struct storage_backend storage_s3_backend;
 
 /* Never NULL, and as it is for the rest of the process. */
 const struct storage_settings *storage_settings(void);
