@@ -3,6 +3,7 @@
 #
 #   versitygw         an S3 server that checks signatures; built from the Go module proxy
 #   OpenStack Swift   with its s3api, from the distribution's packages
+#   HDFS              Hadoop's NameNode and DataNode, as Maven's artifacts (tests/hdfs)
 #
 # They go to $PARAMD_TEST_SERVERS, or ~/.cache/paramd/test-servers, but for the packages. What cannot be had
 # is named, its tests are skipped, and the exit code is 0 all the same: no network is no failure.
@@ -77,7 +78,13 @@ install_swift() {
     install_packages swift-proxy swift-account swift-container swift-object memcached
 }
 
-for server in versitygw swift; do
+install_hdfs() {
+    command -v javac >/dev/null && command -v mvn >/dev/null ||
+        install_packages openjdk-17-jdk-headless maven || return 1
+    "$here/../tests/hdfs/build.sh" "$servers/hdfs" >"$work/mvn.log" 2>&1
+}
+
+for server in versitygw swift hdfs; do
     "install_$server" && continue
     say "no $server here, its tests will be skipped:"
     tail -n 3 "$work"/*.log 2>/dev/null >&2

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # build.sh - a real HDFS for the storage tests: Hadoop's jars by Maven, and Cluster.java around them.
 #
-#   tests/hdfs/build.sh [DIRECTORY]        build/hdfs unless told otherwise: jars/ and classes/
+#   tests/hdfs/build.sh DIRECTORY          gets jars/ and classes/
 #
 # Needs a JDK of 17 or later and Maven. Does nothing, quickly, when all is there. About 120 MB come the first time.
 set -euo pipefail
 
+directory=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")"
-directory=$(realpath -m "${1:-../../build/hdfs}")
 inputs=(pom.xml Cluster.java log4j.properties build.sh)
 
 for program in java javac mvn; do

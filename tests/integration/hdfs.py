@@ -6,7 +6,7 @@
         hdfs.command("stop-datanode", 0)    # see tests/hdfs/Cluster.java for all of them
         hdfs.request("PUT", "/data", op="MKDIRS")
 
-What is needed comes with tests/hdfs/build.sh. `python3 hdfs.py [DIRECTORY [NAMENODES [DATANODES]]]` runs one until it is
+What is needed comes with deploy/install-storage-tests.sh. `python3 hdfs.py [DIRECTORY [NAMENODES [DATANODES]]]` runs one until it is
 interrupted, and passes on what is typed.
 """
 import http.client
@@ -23,8 +23,8 @@ import urllib.parse
 
 from zookeeper import die_with_parent, free_port
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILT = os.path.join(ROOT, "build", "hdfs")
+CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+BUILT = os.path.join(os.environ.get("PARAMD_TEST_SERVERS") or os.path.join(CACHE, "paramd", "test-servers"), "hdfs")
 
 
 def why_not():
@@ -32,7 +32,7 @@ def why_not():
     if shutil.which("java") is None:
         return "there is no java"
     if not os.path.exists(os.path.join(BUILT, "stamp")):
-        return "Hadoop's jars are not there: tests/hdfs/build.sh fetches them"
+        return f"Hadoop's jars are not in {BUILT}: deploy/install-storage-tests.sh fetches them"
     return None
 
 

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+# timeout: 900
+"""Goal: whatever a WebHDFS answers, at whichever request, a commit happens once and is whole, or the error names the cause and
+what was there before stands; and a token is never shown.
+
+Method: the WebHDFS of webhdfs_faults.py keeps the contract of storage.h; then storage_commit writes and reads with each kind of
+fault at each request in turn, against a server of its own for each.
+"""
+import concurrent.futures
+import os
+import re
+import subprocess
+
+from harness import ROOT, Cases, Workplace
+from webhdfs_faults import EXCEPTIONS, Webhdfs
+
+cases = Cases()
+TOOLS = os.path.join(ROOT, os.environ.get("BUILD_DIR", "build"), "integration")
+SETS = ["--set", "storage_stall_timeout=2s", "--set", "storage_timeout=20s"]
+PASSING = ["500", "503", "reset", "500-after", "reset-after", "truncated", "slow", "standby", "retriable", "safemode", "dead",
+           "false"]
+LASTING = ["refused", "token", "html"]
+MANIFEST = b'{"small": 3000, "large": 9437189}\n'
+SIZES = {"/new/small": 3000, "/new/large": 9437189, "/new/MANIFEST.json": len(MANIFEST)}
+
+
+def tool(name, *arguments, sets=(), timeout=120):
+    """-> (exit code, what it printed)"""
+    done = subprocess.run([os.path.join(TOOLS, name), *arguments, *SETS, *sets], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=timeout, check=False)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def commit(server, verb):
+    return tool("storage_commit", verb, server.uri("/new"))
+
+
+def is_whole(server):
+    return server.files.get("/new/MANIFEST.json") == MANIFEST and \
+        all(len(server.files.get(path, b"")) == size for path, size in SIZES.items())
+
+
+def write_with(fault, at):
+    """-> why it is wrong, or None"""
+    with Webhdfs() as server:
+        server.directories |= {"/old", "/new"}
+        server.files["/old/MANIFEST.json"] = b"old"
+        server.begin({at: fault})
+        code, said = commit(server, "write")
+        what = f"{fault} at {at}: exit {code}: {said.strip()[-300:]}; {server.seen[-4:]}"
+        if server.files.get("/old/MANIFEST.json") != b"old":
+            return f"the one before is gone; {what}"
+        if server.renamed.get("/new/MANIFEST.json", 0) > 1:
+            return f"committed twice; {what}"
+        left = [path for path in server.files if ".tmp-" in path]
+        if left:
+            return f"{left} is left behind; {what}"
+        if code == 0:
+            return None if is_whole(server) else f"committed, and not whole; {what}"
+        if "/new/MANIFEST.json" in server.files and not is_whole(server):
+            return f"a manifest of what is not whole; {what}"
+        if fault in EXCEPTIONS and EXCEPTIONS[fault] not in said or "hdfs://" not in said:
+            return f"the error names no cause; {what}"
+        if fault in PASSING and not (at and "large" in "".join(server.seen[at - 2:at])):
+            return f"given up, though it would have passed; {what}"
+        server.begin({})
+        code, said = commit(server, "write")
+        return None if code == 0 and is_whole(server) else f"not even the next time: {said}; {what}"
+
+
+def read_with(fault, at):
+    with Webhdfs() as server:
+        commit(server, "write")
+        server.begin({at: fault})
+        code, said = commit(server, "read")
+        what = f"{fault} at {at}: exit {code}: {said.strip()[-300:]}; {server.seen[-4:]}"
+        if code != 0 and fault in PASSING:
+            return f"given up, though it would have passed; {what}"
+        if code != 0 and (fault in EXCEPTIONS and EXCEPTIONS[fault] not in said or "hdfs://" not in said):
+            return f"the error names no cause; {what}"
+        return None
+
+
+def at_each_request(title, attempt, requests, kinds):
+    """One case a kind of fault."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for kind in kinds:
+            wrong = [w for w in pool.map(attempt, [kind] * requests, range(1, requests + 1)) if w]
+            cases.check(f"{title}: {kind} at each of {requests} requests", not wrong, "\n        ".join([""] + wrong))
+
+
+def contract():
+    with Webhdfs(batch=3) as server:
+        code, said = tool("storage_contract", server.uri("/contract"))
+        passed = re.search(r"(\d+) passed, 0 failed", said)
+        cases.check(f"our WebHDFS keeps the contract ({passed and passed.group(1)} cases)", code == 0 and passed, said)
+        left = [path for path in server.files if "/contract" in path]
+        cases.check("nothing is left of it", not left, left)
+
+
+def count_requests():
+    with Webhdfs() as server:
+        code, said = commit(server, "write")
+        writing = server.count
+        cases.check("written and committed", code == 0 and is_whole(server), said)
+        server.begin({})
+        code, said = commit(server, "read")
+        cases.check("read back", code == 0, said)
+        return writing, server.count
+
+
+def all_the_time():
+    """Faults that do not pass: the error names the cause, within the time it has."""
+    for kind in ("standby", "safemode", "refused", "html", "reset"):
+        wrong = write_with(kind, 0)
+        wrong = wrong if wrong and "would have passed" not in wrong else None
+        cases.check(f"write: {kind} at all requests", not wrong, wrong)
+
+
+def secrets():
+    token = "CANARY" + "x7Kq" * 8
+    with Workplace() as place, Webhdfs() as server:
+        path = place.file("token", token + "\n")
+        sets = ["--set", f"hdfs_token_file={path}"]
+        code, said = tool("storage_commit", "write", server.uri("/new"), sets=sets)
+        cases.check("a delegation token is sent", code == 0 and token in server.tokens and len(server.tokens) == 1,
+                    f"{code} {server.tokens}")
+        shown = said
+        for kind in ("token", "refused", "html", "500", "reset", "dead"):
+            server.begin({0: kind})
+            code, said = tool("storage_commit", "write", server.uri("/new"), sets=sets + ["--set", "storage_timeout=2s"])
+            shown += said
+            cases.check(f"an error with a token: {kind}", code == 1 and "hdfs://" in said, said)
+        cases.check("the token is never shown", token not in shown and "CANARY" not in shown, shown)
+        code, said = tool("storage_commit", "write", server.uri("/new"), sets=["--set", "hdfs_token_file=/nowhere/token"])
+        cases.check("a token's file that is not there is named", code == 1 and "/nowhere/token" in said, said)
+
+
+def main():
+    contract()
+    writing, reading = count_requests()
+    at_each_request("write", write_with, writing, PASSING + LASTING)
+    at_each_request("read", read_with, reading, ["500", "reset", "truncated", "slow", "standby", "dead", "refused"])
+    all_the_time()
+    secrets()
+    cases.end()
+
+
+main()
