@@ -20,6 +20,7 @@ packages=(
 
 test_packages=(
     zookeeper
+    nftables iproute2
 )
 wanted=("${packages[@]}")
 [ "${1:-}" != tests ] || wanted+=("${test_packages[@]}")

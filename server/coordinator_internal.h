@@ -66,6 +66,7 @@ struct fellow { /* a member */
     bool named;           /* by a record, and not heard yet */
     uint64_t shunned_ms;  /* until then it is not taken for `shunned_job` */
     uint64_t shunned_job; /* sequence */
+    uint32_t shuns;       /* by that job, one after the other */
     struct straggling straggling;
     struct str orders; /* packed, without version, YAML and layout: to see changes */
     uint64_t version;

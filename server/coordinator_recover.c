@@ -11,6 +11,7 @@
  */
 
 #define SHUN_MS  5000u  /* a member that failed for want of something is not taken again at once */
+#define SHUNS    6u     /* so often that time doubles, as each new trial costs the job time */
 #define DRAIN_MS 30000u /* a server that leaves waits so long for a checkpoint */
 
 /* true: the job has failed. */
@@ -192,8 +193,9 @@ static bool take_want(struct coordinator *c, struct job_run *j, struct fellow *f
     if (s == NULL || s->failure == NULL ||
         (s->failure->kind != PARAMD__CONTROL__FAILURE__KIND__RESOURCE && !PLANT(bad_record_moves)))
         return false;
+    f->shuns = f->shunned_job == j->sequence ? f->shuns + 1 : 0;
     f->shunned_job = j->sequence;
-    f->shunned_ms = now + SHUN_MS;
+    f->shunned_ms = now + (SHUN_MS << (f->shuns < SHUNS ? f->shuns : SHUNS));
     char *why = must_strdup(s->failure->text);
     lose_member(c, j, f, true, why, now);
     mem_free(why);

@@ -150,4 +150,11 @@ void agent_task_start(struct agent *a,
 void agent_task_join(struct agent_job *j);  /* waits for it; cancel it first */
 void agent_task_deinit(struct task *t);
 
+/* A worker that cannot reach a shard says so while the coordinator is still patient: after
+   stall_timeout without progress the whole job would fail, though another worker may do better. */
+static inline uint32_t agent_give_up_ms(const struct agent *a)
+{
+    return a->settings->stall_timeout_ms / 2;
+}
+
 #endif

@@ -223,7 +223,7 @@ static void start_trainer(struct agent *a, const Paramd__Control__WorkerOrders *
                      .shard_count = j->shard_count,
                      .host_id = member_host_id(),
                      .call_timeout_ms = a->settings->call_timeout_ms,
-                     .give_up_ms = a->settings->stall_timeout_ms,
+                     .give_up_ms = agent_give_up_ms(a),
                      .message_max_bytes = a->settings->message_max_bytes},
         .job = j->job,
         .model = j->model,

@@ -84,7 +84,7 @@ static enum err open_evaluation(struct agent *a, struct exchange_source *source,
         .shard_count = j->shard_count,
         .host_id = member_host_id(),
         .call_timeout_ms = a->settings->call_timeout_ms,
-        .give_up_ms = a->settings->stall_timeout_ms,
+        .give_up_ms = agent_give_up_ms(a),
         .message_max_bytes = a->settings->message_max_bytes,
         .cancel = &j->cancel,
     };

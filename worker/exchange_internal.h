@@ -96,6 +96,7 @@ struct call {
 struct shard_peer {
     uint32_t first_partition, end_partition;
     struct rpc_channel *channel; /* borrowed from exchange.channels */
+    uint64_t silent_ms;          /* since when calls fail; 0: they do not */
 };
 
 struct read_state;

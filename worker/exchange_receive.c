@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/mem.h"
 
 /* ---- checking ---- */
@@ -252,10 +253,28 @@ static bool is_hopeless(enum rpc_status status)
            status == RPC_FAILED_PRECONDITION;
 }
 
+/* The first failure and the end of a silence, so that a log says what a step waits for. */
+static void note_silence(struct exchange *x, const struct call *c, uint64_t now_ms)
+{
+    struct shard_peer *peer = &x->shards[c->send.shard];
+    bool silent = c->status == RPC_UNAVAILABLE || c->status == RPC_DEADLINE;
+    if (silent && peer->silent_ms == 0) {
+        peer->silent_ms = now_ms;
+        log_warn("exchange", "a shard does not answer shard=%" PRIu32 " address='%s' why='%s: %s'",
+                 c->send.shard, rpc_channel_address(peer->channel), rpc_status_name(c->status),
+                 c->message);
+    } else if (c->status == RPC_OK && peer->silent_ms != 0) {
+        log_info("exchange", "the shard answers again shard=%" PRIu32 " after_ms=%" PRIu64,
+                 c->send.shard, now_ms - peer->silent_ms);
+        peer->silent_ms = 0;
+    }
+}
+
 void exchange_received(struct exchange *x, struct call *c)
 {
     struct rank *r = &x->ranks[c->rank_index];
     uint64_t now_ms = clock_ms();
+    note_silence(x, c, now_ms);
     if (c->status != RPC_OK) {
         char text[sizeof c->message + 64];
         size_t n = strlen(c->message);

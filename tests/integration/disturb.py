@@ -261,7 +261,7 @@ class Field:
         with self.lock:
             self.cases.check(f"{kind}, {name}, seed {seed} ({how}): {status.get('recoveries', '?')} recoveries, "
                              f"{status.get('moves', '?')} moves, {run_.seconds:.1f} s", wrong is None, wrong)
-            self.seen.setdefault(kind, []).append((wrong is None, run_.seconds, max(run_.recovered_ms, default=0)))
+            self.seen.setdefault(kind.split(",")[0], []).append((wrong is None, run_.seconds, max(run_.recovered_ms, default=0)))
             if self.keep:
                 title = re.sub(r"\W+", "-", f"{kind} {name} {seed}")
                 shutil.copytree(cluster.place, os.path.join(self.keep, title), dirs_exist_ok=True)

@@ -189,6 +189,34 @@ static void test_stuck_worker(void **state)
     model_deinit(&m);
 }
 
+/* A worker that lacks something whenever it has ranks, such as a way to one of the servers: each
+   trial costs the job time, so there are fewer and fewer. */
+static void test_hopeless_worker(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.train_examples = 100000;
+    model_submit(&m, YAML, "");
+    assert_true(model_until(&m, "job", "RUNNING", TURNS));
+    struct model_member *worker = member(&m, "worker-0");
+    uint32_t trials = 0;
+    uint64_t begun = m.now;
+    while (m.now - begun < 150000) {
+        model_turn(&m);
+        if (ranks_of(worker) == 0 || worker->failure_kind != 0)
+            continue;
+        trials++;
+        worker->failure_kind = PARAMD__CONTROL__FAILURE__KIND__RESOURCE;
+        memcpy(worker->failure, "no way to s", 12);
+    }
+    printf("# %u trials in 150 s\n", trials);
+    assert_true(trials >= 4 && trials <= 6); /* 5, 10, 20, 40, 80 s after the one before */
+    assert_true(model_logged(&m, "no way to s"));
+    check_leases(&m);
+    assert_int_equal(ranks_of(member(&m, "worker-1")), 4);
+    model_deinit(&m);
+}
+
 /* ---- servers ---- */
 
 static void test_server_replaced(void **state)
@@ -440,6 +468,7 @@ int main(void)
         cmocka_unit_test(test_share_of_a_lost_worker),
         cmocka_unit_test(test_all_workers_lost),
         cmocka_unit_test(test_stuck_worker),
+        cmocka_unit_test(test_hopeless_worker),
         cmocka_unit_test(test_server_replaced),
         cmocka_unit_test(test_server_not_replaced),
         cmocka_unit_test(test_lost_before_the_first_checkpoint),
