@@ -3,6 +3,7 @@
 #
 #   install-deps.sh            what building needs
 #   install-deps.sh tests      that, and the servers that tests start: without them tests are skipped by name
+#   install-deps.sh torch      and PyTorch, with which models are compared
 #
 # Says what is missing and what it runs. Does nothing, quickly, when all is there. On other systems it
 # names what is needed and goes on: the build will say what it does not find.
@@ -21,6 +22,9 @@ packages=(
 test_packages=(
     zookeeper
     nftables iproute2
+)
+torch_packages=(
+    python3-torch
 )
 wanted=("${packages[@]}")
 [ "${1:-}" != tests ] || wanted+=("${test_packages[@]}")
@@ -66,8 +70,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     become_root
     install_missing
 fi
-if [ "${1:-}" = tests ]; then
-    list_missing "${test_packages[@]}"
+if [ "${1:-}" = tests ] || [ "${1:-}" = torch ]; then
+    [ "$1" = tests ] && optional=("${test_packages[@]}") || optional=("${torch_packages[@]}")
+    list_missing "${optional[@]}"
     if [ ${#missing[@]} -gt 0 ] && ! { become_root && install_missing; }; then
         echo "install-deps: without ${missing[*]} some tests will be skipped" >&2
     fi
