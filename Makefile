@@ -111,7 +111,7 @@ TEMPORARY = $@.$$$$
 PLACE = || { rm -f $(TEMPORARY); exit 1; }; mv -f $(TEMPORARY) $@
 DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
-.PHONY: all tests benches demo run-demo test run-test test-storage test-sanitizers bench lint format install clean docs deps FORCE
+.PHONY: all tests benches demo run-demo test run-test test-torch test-storage test-sanitizers bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS)
 tests: all $(TESTS) $(TOOLS)
@@ -218,6 +218,12 @@ run-test: tests
 test-storage: tests
 	deploy/install-storage-tests.sh
 	tests/run.sh $(B) integration/storage_
+
+# Models beside PyTorch's, in a Python that has it: the distribution's, build/torch/bin/python or TORCH_PYTHON.
+test-torch:
+	-deploy/install-deps.sh torch
+	$(MAKE) tests
+	tests/run.sh $(B) torch_oracle
 
 # The whole suite under address, undefined-behaviour and thread sanitizers: two more builds, many minutes.
 test-sanitizers: all
