@@ -31,7 +31,6 @@
     X(pull_creates, "3", "a pull of an absent key creates its row")                                \
     X(generation_ignored, "6", "a shard takes requests of another generation")                     \
     X(cursor_off_by_one, "3", "a rank that moved goes on one batch too late")                      \
-    X(late_reply_taken, "3", "a second reply to one question counts again")                        \
     X(body_never_again, "3", "a shard that lacks a push is not sent its body again")               \
     X(stop_ignored, "6", "a rank trains on after the verdict to stop")                             \
     X(bad_record_moves, "6 []", "a worker that failed for its input is replaced by another")       \

@@ -249,10 +249,12 @@ static void load_one(struct coordinator *c, const char *text, uint64_t now)
         j->end_ms = j->ended_unix_ms - c->options.unix_offset_ms;
     insert_job(c, j);
     j->progress_ms = now;
-    if (was == JOB_DONE || was == JOB_FAILED || was == JOB_STOPPED)
+    if (was == JOB_DONE || was == JOB_FAILED || was == JOB_STOPPED) {
         j->state = was;
-    else
+        j->best_name = text_of(o, "best"); /* its result, if it stopped early */
+    } else {
         resume_job(c, j, o, was, now);
+    }
     json_destroy(o);
 }
 

@@ -371,7 +371,7 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
     if ((call->what == SESSION_SEND_RESUME) != (s->state == SESSION_RESUMING))
         return SESSION_NOTHING;
     struct ask *a = ask_of(s, call);
-    if (a == NULL || (a->phase != PHASE_SENT && !PLANT(late_reply_taken)))
+    if (a == NULL || a->phase != PHASE_SENT)
         return SESSION_NOTHING;
     bool lacks_body =
         reply->status == PARAMD__PUSH_PULL_REPLY__STATUS__LACKING && !call->header_only;

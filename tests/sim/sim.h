@@ -62,7 +62,10 @@ struct plan {
     char yaml[1024];
     /* faults, in 1/1000 of messages or operations while they last */
     uint32_t loss, doubled, slow, reset, store_fails, registry_fails;
-    uint32_t store_slow;
+    uint32_t store_slow, mangled; /* mangled: of doubled pushes, the copy */
+    uint32_t held_budget;         /* bytes that a shard has beside its parameters; 0: enough */
+    uint32_t bad_rank;
+    uint64_t bad_step; /* a record that does not parse is in this batch; 0: all do */
     bool crashes, pauses, partitions, damage, outages, drains;
     uint32_t stops, checkpoints_now; /* how many the user asks for */
     uint64_t heal_us;                /* no faults from here on */
@@ -79,6 +82,7 @@ void plan_make(uint64_t seed, struct plan *out);
     X(events) X(steps) X(messages) X(lost) X(doubled) X(resets) X(late) X(deadlines) X(crashes)    \
         X(restarts) X(pauses) X(zombies) X(partitions) X(registry_outages)                         \
             X(registry_lost_replies) X(expired_sessions) X(elections) X(deposed) X(fenced)         \
+                X(blind) X(mangled) X(busy) X(held_back) X(bad_records)                            \
                 X(store_failures) X(store_outages) X(store_lost_replies) X(damaged)                \
                     X(damaged_refused) X(snapshots) X(torn_snapshots) X(published) X(retained)     \
                         X(removed) X(records) X(restores) X(recoveries) X(moved_ranks)             \

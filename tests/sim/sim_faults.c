@@ -20,6 +20,11 @@ static bool is_up(const struct process *p)
     return p->is_up;
 }
 
+static bool is_server_up(const struct process *p)
+{
+    return p->is_up && p->is_server;
+}
+
 static void crash(struct process *p)
 {
     if (p == NULL || !p->is_up)
@@ -74,9 +79,21 @@ static void store_back(void *context)
     storage_set_away(false);
 }
 
+static void sees_again(void *context)
+{
+    (void)context;
+    TRACE("the store lists again");
+    storage_set_blind(false);
+}
+
 static void outage(void)
 {
-    if (sim_chance(500)) {
+    if (sim_chance(200)) {
+        TRACE("the store lists nothing");
+        sim.count.blind++;
+        storage_set_blind(true);
+        sim_after(NULL, sim_between(100, 4000) * SIM_MS, "store", sees_again, NULL, NULL);
+    } else if (sim_chance(500)) {
         TRACE("the registry is away");
         sim.count.registry_outages++;
         registry_set_away(true);
@@ -117,6 +134,14 @@ static void ask_to_leave(struct process *p)
     sim.here = NULL;
 }
 
+/* Nobody looks at a checkpoint unless somebody needs it. */
+static void damage(void)
+{
+    oracle_damage();
+    if (sim_chance(500))
+        crash(any(is_server_up));
+}
+
 static void strike(void)
 {
     const struct plan *plan = &sim.plan;
@@ -134,10 +159,10 @@ static void strike(void)
         cut(p);
     else if (what < 80 && plan->outages)
         outage();
-    else if (what < 90 && plan->drains)
+    else if (what < 87 && plan->drains)
         ask_to_leave(p);
     else if (plan->damage)
-        oracle_damage();
+        damage();
 }
 
 static void next(void *context)
@@ -156,6 +181,7 @@ static void heal(void *context)
     sim.healed = true;
     TRACE("the faults are over");
     storage_set_away(false);
+    storage_set_blind(false);
     registry_set_away(false);
     for (uint32_t i = 0; i < sim.process_count; i++) {
         struct process *p = &sim.processes[i];

@@ -20,7 +20,7 @@
 #define PARK_MS    1000u
 #define MISSES_MAX 2u
 #define SETTLE_MS  3000u
-#define GRACE_MS   8000u /* registry.grace */
+#define GRACE_MS   3000u /* registry.grace */
 #define WATCHED    64u
 
 struct parked {

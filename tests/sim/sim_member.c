@@ -15,7 +15,7 @@
 #define SEARCH_MS 100u
 #define SPACE_MS  2u
 #define PARK_MS   1000u
-#define GRACE_MS  8000u
+#define GRACE_MS  3000u
 
 struct sim_member {
     struct process *process;

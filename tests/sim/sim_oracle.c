@@ -48,6 +48,11 @@ void oracle_end(void)
     published_count = 0;
 }
 
+static uint64_t number_of(const struct json *o, const char *name)
+{
+    return (uint64_t)json_as_int(json_get(o, name));
+}
+
 /* ---- checkpoints ---- */
 
 static struct published *find(const char *directory)
@@ -85,21 +90,37 @@ static struct published *newest_good(const struct published *but)
     return newest;
 }
 
-static uint32_t count_text(const char *text, const char *part)
+static void check_evaluation(const struct json *o)
 {
-    uint32_t count = 0;
-    for (; text != NULL && (text = strstr(text, part)) != NULL; text++)
-        count++;
-    return count;
+    uint64_t step = number_of(o, "step"), examples = number_of(o, "examples");
+    const struct json *metrics = json_get(o, "metrics");
+    double value = json_as_number(json_get(metrics, "log_loss"));
+    double expected = reference_log_loss(step);
+    if (examples != sim.plan.ranks)
+        sim_violation("the evaluation of step %llu counts %llu examples, not %u",
+                      (unsigned long long)step, (unsigned long long)examples, sim.plan.ranks);
+    else if (value - expected > 1e-9 || expected - value > 1e-9)
+        sim_violation("the evaluation of step %llu says %.9f, not %.9f", (unsigned long long)step,
+                      value, expected);
 }
 
-/* Each evaluation up to the step is in the manifest, once. */
+/* Each evaluation up to the step is in the manifest, once, and says what it should. */
 static void check_evaluations(const struct checkpoint_manifest *m)
 {
     uint32_t expected = 0;
     for (uint64_t step = 1; step <= m->step; step++)
         expected += steps_is_eval(reference_steps(), step);
-    uint32_t found = count_text(m->evals_json, "\"progressive\":false");
+    uint32_t found = 0;
+    struct json *list;
+    CHECK(json_parse("evaluations", m->evals_json, strlen(m->evals_json), &list) == ERR_NONE);
+    for (size_t i = 0; i < json_count(list); i++) {
+        const struct json *o = json_at(list, i);
+        if (json_as_bool(json_get(o, "progressive")))
+            continue;
+        check_evaluation(o);
+        found++;
+    }
+    json_destroy(list);
     if (found != expected)
         sim_violation("checkpoint %llu-%llu has %u evaluations, not %u",
                       (unsigned long long)m->generation, (unsigned long long)m->step, found,
@@ -189,11 +210,6 @@ void oracle_restored(struct process *p, uint64_t generation, const char *restore
 
 /* ---- records ---- */
 
-static uint64_t number_of(const struct json *o, const char *name)
-{
-    return (uint64_t)json_as_int(json_get(o, name));
-}
-
 static void check_hosts(const struct json *o, bool same_generation)
 {
     struct json *f;
@@ -228,9 +244,10 @@ void oracle_record(const char *path, const char *text, uint64_t term)
         return;
     CHECK(json_parse("record", text, strlen(text), &o) == ERR_NONE);
     uint64_t generation = number_of(o, "generation"), verdict = number_of(o, "verdict_step");
-    TRACE("record: %s generation=%llu verdict=%llu checkpoint=%s",
+    TRACE("record: %s generation=%llu verdict=%llu checkpoint=%s best=%s",
           json_as_text(json_get(o, "state")), (unsigned long long)generation,
-          (unsigned long long)verdict, json_as_text(json_get(o, "checkpoint")));
+          (unsigned long long)verdict, json_as_text(json_get(o, "checkpoint")),
+          json_as_text(json_get(o, "best")));
     if (term < recorded.term)
         sim_violation("a leader of term %llu has written after one of term %llu",
                       (unsigned long long)term, (unsigned long long)recorded.term);
@@ -338,6 +355,12 @@ void oracle_after_request(struct shard *s)
             sim_violation("shard %u: what it knows of rank %u went back", s->options.index, r);
     if (c->version < before.version)
         sim_violation("shard %u: its version went back", s->options.index);
+    if (c->steps.consistency == CONSISTENCY_SSP)
+        for (uint32_t r = 0; r < c->rank_count; r++)
+            if (c->ranks[r].applied > c->version + c->staleness + 1)
+                sim_violation("shard %u: rank %u is at step %llu, another at %llu: staleness is %u",
+                              s->options.index, r, (unsigned long long)c->ranks[r].applied,
+                              (unsigned long long)c->version, c->staleness);
     if (s->held_bytes > HELD_MAX)
         sim_violation("shard %u holds %llu bytes", s->options.index,
                       (unsigned long long)s->held_bytes);
@@ -355,6 +378,9 @@ void oracle_done(const Paramd__Control__StatusReply *status)
     if (p->step != reference_result_step())
         sim_violation("the job is DONE with the model of step %llu, not %llu",
                       (unsigned long long)p->step, (unsigned long long)reference_result_step());
+    else if (sim.plan.bad_step != 0 && sim.plan.bad_step <= reference_last_step())
+        sim_violation("the job is DONE, although a record of step %llu does not parse",
+                      (unsigned long long)sim.plan.bad_step);
     else if (!p->damaged && !storage_verifies(p->directory))
         sim_violation("the job is DONE, and its checkpoint %s does not verify", p->directory);
     sim.count.stopped_early += status->stopped_early;

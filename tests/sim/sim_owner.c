@@ -4,6 +4,7 @@
 #include "common/mem.h"
 #include "server/owner.h"
 #include "server/owner_internal.h"
+#include "server/shard_internal.h"
 #include "tests/sim/sim_parts.h"
 
 /*
@@ -15,12 +16,19 @@
 #define TICK_MS   100u
 #define POLL_MS   5u
 #define SLICE_NS  1000000u
+#define HELD_MAX  4u
 
 struct item {
     enum request_kind kind;
     uint32_t shard;
     struct rpc_call *call;
     struct item *next;
+};
+
+/* A shard that holds may get as far as the next drain point. */
+struct held {
+    const struct shard *shard;
+    uint64_t bound;
 };
 
 struct owner {
@@ -33,6 +41,7 @@ struct owner {
     struct holding *holdings;
     uint32_t holding_count;
     bool awake, working, orphaned;
+    struct held held[HELD_MAX];
 };
 
 static void wake(struct owner *o);
@@ -111,9 +120,30 @@ uint64_t owner_busy_ms(const struct owner *o)
 static void set_paused(struct owner *o)
 {
     bool paused = o->orphaned || (o->directive != NULL && o->directive->orders->pause);
-    for (uint32_t i = 0; i < o->holding_count; i++)
-        if (o->holdings[i].shard != NULL)
-            shard_set_paused(o->holdings[i].shard, paused);
+    CHECK(o->holding_count <= HELD_MAX);
+    for (uint32_t i = 0; i < o->holding_count; i++) {
+        struct shard *s = o->holdings[i].shard;
+        struct held *h = &o->held[i];
+        if (s != NULL)
+            shard_set_paused(s, paused);
+        if (s != NULL && s->begun && paused && h->shard != s) {
+            *h = (struct held){s, steps_drain_next(&s->consistency.steps, s->consistency.version)};
+            sim.count.held_back++;
+        } else if (!paused) {
+            h->shard = NULL;
+        }
+    }
+}
+
+static void check_held(const struct owner *o)
+{
+    for (uint32_t i = 0; i < o->holding_count; i++) {
+        const struct shard *s = o->holdings[i].shard;
+        if (s != NULL && o->held[i].shard == s && s->consistency.version > o->held[i].bound)
+            sim_violation("shard %u is at step %llu; without a leader it was to hold at %llu",
+                          s->options.index, (unsigned long long)s->consistency.version,
+                          (unsigned long long)o->held[i].bound);
+    }
 }
 
 /* ---- answers ---- */
@@ -169,6 +199,17 @@ static struct holding *find_holding(struct owner *o, uint32_t shard)
     return NULL;
 }
 
+/* So much is left beside the parameters, once those do not grow any more. */
+static void limit_memory(struct holding *h)
+{
+    struct shard *s = h->shard;
+    uint32_t rows = reference_rows(s->options.first_partition, s->options.end_partition);
+    bool grows = shard_rows(s) < rows || h->snapshot != NULL || h->due;
+    s->options.memory_bytes = 0;
+    if (sim.plan.held_budget > 0 && !grows)
+        s->options.memory_bytes = shard_memory(s) - s->held_bytes + sim.plan.held_budget;
+}
+
 static void serve(struct owner *o, struct item *item, uint64_t now)
 {
     struct holding *h = find_holding(o, item->shard);
@@ -180,6 +221,7 @@ static void serve(struct owner *o, struct item *item, uint64_t now)
     struct chain request = {0};
     const struct chain *received = rpc_call_request(item->call);
     chain_share(&request, received, 0, received->size);
+    limit_memory(h);
     oracle_before_request(h->shard, received, item->kind == REQUEST_PUSH_PULL);
     switch (item->kind) {
     case REQUEST_PUSH_PULL:
@@ -200,6 +242,7 @@ static void serve(struct owner *o, struct item *item, uint64_t now)
 static void take_formation(struct owner *o, struct formation *f)
 {
     drop_all(o);
+    memset(o->held, 0, sizeof o->held);
     if (f == NULL)
         return;
     o->holdings = must_alloc((f->shard_count + 1) * sizeof *o->holdings);
@@ -276,6 +319,7 @@ static void turn(void *context)
         serve(o, item, now);
         mem_free(item);
     }
+    check_held(o);
     for (uint32_t i = 0; i < o->holding_count; i++)
         if (o->holdings[i].snapshot != NULL)
             work_soon(o, sim_between(50, 1500));

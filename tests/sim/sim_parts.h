@@ -75,6 +75,8 @@ void storage_end(void);
 extern bool storage_is_dead; /* the calling process has crashed: nothing happens any more */
 void storage_set_away(bool away);
 bool storage_is_away(void);
+/* Lists nothing, as with the credentials of somebody else. */
+void storage_set_blind(bool blind);
 /* Crashes the calling process after so many more operations. */
 void storage_crash_after(uint32_t operations);
 /* Changes, cuts or removes a file of that directory. */
@@ -172,6 +174,9 @@ double reference_loss(uint32_t rank, uint64_t step);
 void reference_eval_keys(uint32_t part, uint64_t keys[EVAL_KEYS]); /* ascending */
 float reference_eval_logit(const float *rows, const float *dense);
 float reference_eval_label(uint32_t part, uint64_t step);
+double reference_log_loss(uint64_t step);
+/* Of a job that has trained for long: all keys in these partitions. */
+uint32_t reference_rows(uint32_t first_partition, uint32_t end_partition);
 /* What is wrong with the checkpoint in `directory`; NULL: it is the model of its step. */
 const char *reference_compare(const char *directory, const struct checkpoint_manifest *m);
 uint64_t reference_last_step(void);   /* where early stopping or the calendar end the job */

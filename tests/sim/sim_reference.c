@@ -142,7 +142,7 @@ float reference_eval_label(uint32_t part, uint64_t step)
     return (float)(hash(7, part, step) & 1);
 }
 
-static int64_t evaluate(const struct state *s, uint64_t step)
+static int64_t evaluate(const struct state *s, uint64_t step, double *log_loss)
 {
     struct evaluation *e;
     CHECK(evaluation_create(model->loss, model->output_width, job->eval.metrics, &e) == ERR_NONE);
@@ -159,8 +159,26 @@ static int64_t evaluate(const struct state *s, uint64_t step)
         CHECK(evaluation_add(e, &logit, &label, &weight, NULL, 1) == ERR_NONE);
     }
     int64_t key = evaluation_rank_key(e, METRIC_LOG_LOSS);
+    CHECK(evaluation_metric(e, METRIC_LOG_LOSS, log_loss));
     evaluation_destroy(e);
     return key;
+}
+
+uint32_t reference_rows(uint32_t first_partition, uint32_t end_partition)
+{
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < SIM_KEYS; i++)
+        rows += partition_of_key(keys[i]) >= first_partition &&
+                partition_of_key(keys[i]) < end_partition;
+    return rows;
+}
+
+double reference_log_loss(uint64_t step)
+{
+    double log_loss = 0;
+    if (step <= steps.last_step)
+        evaluate(&states[step], step, &log_loss);
+    return log_loss;
 }
 
 /* Where early stopping ends the job, and which step is its result. */
@@ -173,7 +191,8 @@ static void find_end(void)
     for (uint64_t step = 1; job->early_stopping.enabled && step <= steps.last_step; step++) {
         if (!steps_is_eval(&steps, step))
             continue;
-        int64_t key = evaluate(&states[step], step);
+        double log_loss;
+        int64_t key = evaluate(&states[step], step, &log_loss);
         if (best_step == 0 || key > best) {
             best = key;
             best_step = step;

@@ -3,6 +3,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/wire.h"
 #include "tests/sim/sim_parts.h"
 
 /*
@@ -294,6 +295,35 @@ static void send_request(struct rpc_call *call)
     sim_after(call->server, delay_us(), "request", request_arrives, request_dropped, call);
 }
 
+/* The copy that comes without anybody waiting for its answer may be damaged, so that its keys are
+ * out of order. What is refused must leave nothing behind. */
+static bool mangle(struct rpc_call *call)
+{
+    struct wire_message m;
+    if (strcmp(call->method, WIRE_PUSH_PULL) != 0 || !sim_fault(sim.plan.mangled) ||
+        wire_decode(&paramd__push_pull_request__descriptor, &call->request, &m) != ERR_NONE)
+        return false;
+    const Paramd__PushPullRequest *q = (const Paramd__PushPullRequest *)m.message;
+    const Paramd__Block *b = q->n_push > 0 ? q->push[0] : NULL;
+    bool can = b != NULL && b->kind == PARAMD__BLOCK__KIND__ROWS && b->count > 1;
+    if (can) {
+        struct buf *mine = buf_create(call->request.size);
+        CHECK(mine != NULL);
+        uint8_t *bytes = buf_data(mine);
+        chain_copy_out(&call->request, 0, bytes, call->request.size);
+        uint8_t *keys = bytes + m.payload_offset + b->keys_offset;
+        uint64_t two[2];
+        memcpy(two, keys, sizeof two);
+        memcpy(keys, &two[1], sizeof two[1]);
+        memcpy(keys + sizeof two[1], &two[0], sizeof two[0]);
+        chain_deinit(&call->request);
+        chain_append_take(&call->request, mine);
+        sim.count.mangled++;
+    }
+    wire_message_deinit(&m);
+    return can;
+}
+
 void rpc_channel_call(struct rpc_channel *c, const struct rpc_call_options *options,
                       struct chain *request, rpc_callback callback, void *context)
 {
@@ -322,6 +352,7 @@ void rpc_channel_call(struct rpc_channel *c, const struct rpc_call_options *opti
         sim.count.doubled++;
         second = make_call(client, to, options, body, size);
         second->is_copy = true;
+        mangle(second);
     }
     buf_unref(body);
     send_request(first);

@@ -33,7 +33,7 @@ struct writer {
 };
 
 bool storage_is_dead;
-static bool away, quiet;
+static bool away, quiet, blind;
 static uint32_t crash_countdown;
 static struct file *files;
 static size_t file_count, file_capacity;
@@ -71,7 +71,8 @@ static enum err obstacle(const char *uri)
 /* Something was done, and the answer is lost. */
 static enum err lost_reply(const char *uri)
 {
-    if (quiet || !sim_fault(sim.plan.store_fails))
+    bool commits = strstr(uri, CHECKPOINT_MANIFEST) != NULL; /* the one that matters */
+    if (quiet || !sim_fault(sim.plan.store_fails * (commits ? 10 : 1)))
         return ERR_NONE;
     sim.count.store_lost_replies++;
     return err_set(ERR_IO, "'%s': the reply was lost", uri);
@@ -107,6 +108,8 @@ static bool is_listed(const struct storage_list *l, const char *name, size_t siz
 static enum err sim_list(const char *uri, struct storage_list *out)
 {
     enum err e = obstacle(uri);
+    if (e == ERR_NONE && blind && !quiet)
+        e = err_set(ERR_NOT_FOUND, "'%s' does not exist", uri);
     if (e != ERR_NONE)
         return e;
     for (size_t i = 0; i < file_count; i++) {
@@ -286,7 +289,7 @@ const size_t storage_backend_count = 1;
 
 void storage_begin(void)
 {
-    away = quiet = storage_is_dead = false;
+    away = quiet = blind = storage_is_dead = false;
     crash_countdown = 0;
 }
 
@@ -303,6 +306,11 @@ void storage_end(void)
 void storage_set_away(bool is_away)
 {
     away = is_away;
+}
+
+void storage_set_blind(bool is_blind)
+{
+    blind = is_blind;
 }
 
 bool storage_is_away(void)

@@ -129,11 +129,20 @@ static void give(struct trainer *t, struct replica *r, uint64_t step)
     CHECK(e == ERR_NONE);
 }
 
-static void read_batches(struct trainer *t, struct replica *r)
+/* false: there is a record that does not parse, and the trainer is over. */
+static bool read_batches(struct trainer *t, struct replica *r)
 {
     uint64_t needed = exchange_batches_needed(t->exchange, r->index);
-    while (r->read_to < needed)
-        give(t, r, ++r->read_to);
+    while (r->read_to < needed) {
+        uint64_t step = ++r->read_to;
+        if (step == sim.plan.bad_step && r->rank == sim.plan.bad_rank) {
+            sim.count.bad_records++;
+            finish(t, END_INPUT, "a.csv: a record does not parse");
+            return false;
+        }
+        give(t, r, step);
+    }
+    return true;
 }
 
 /* ---- resuming ---- */
@@ -164,7 +173,8 @@ static bool resume(struct trainer *t)
         struct replica *r = &t->replicas[i];
         if (r->is_over)
             continue;
-        read_batches(t, r);
+        if (!read_batches(t, r))
+            return false;
         enum err e = exchange_begin(t->exchange, r->index);
         if (e != ERR_NONE && !rank_over(t, r, e))
             return false;
@@ -211,7 +221,8 @@ static bool train(struct trainer *t, struct replica *r, const struct exchange_wo
         reference_gradient(r->rank, work->step, &b, work->rows[0], work->dense[0],
                            work->row_gradients[0], work->dense_gradients[0]);
     count(r, work->step, &b);
-    read_batches(t, r);
+    if (!read_batches(t, r))
+        return false;
     bool is_empty = b.skipped || b.examples == 0;
     struct exchange_push push = {
         .is_empty = is_empty,

@@ -197,6 +197,9 @@ static void look_at_trainer(struct sim_worker *w)
     case END_BUG:
         worker_fail(w, PARAMD__CONTROL__FAILURE__KIND__BUG, t->why);
         break;
+    case END_INPUT:
+        worker_fail(w, PARAMD__CONTROL__FAILURE__KIND__INPUT, t->why);
+        break;
     case END_RESOURCE:
         worker_fail(w, PARAMD__CONTROL__FAILURE__KIND__RESOURCE, t->why);
         break;

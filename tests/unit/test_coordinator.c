@@ -177,6 +177,11 @@ static void test_early_stopping(void **state)
     assert_non_null(model_find(&m, 1, 10)); /* the best one then */
     assert_non_null(model_find(&m, 1, 20));
     assert_non_null(model_find(&m, 1, 30)); /* the last one, always */
+    /* The next leader knows what its result is. */
+    model_new_leader(&m);
+    s = status_of(&m, "early", "DONE");
+    assert_string_equal(s->checkpoint, "file:runs/early/1-20");
+    done_with(s);
     /* Resumed, it knows that it is over, and what was best. */
     model_submit(&m,
                  JOB("early", "eval: {metrics: [log_loss]}\n"
