@@ -208,7 +208,7 @@ static void find_leader(struct member *m)
         return;
     char *address = member_record_address(record);
     mem_free(record);
-    if (address == NULL || term < m->term ||
+    if (address == NULL || !member_may_follow(m->term, term) ||
         rpc_channel_open(address, NULL, &m->leader) != ERR_NONE)
         log_warn("member", "cannot dial the leader address='%s' term=%llu",
                  address != NULL ? address : "", (unsigned long long)term);

@@ -17,13 +17,17 @@ char *member_record(const struct member_options *o);
  * mem_free(). */
 char *member_record_address(const char *record);
 
+/* `term` is not that of an earlier leader than the one that is followed. */
+static inline bool member_may_follow(uint64_t followed, uint64_t term)
+{
+    return term >= followed || PLANT(old_term_followed);
+}
+
 /* Newer than what is followed already, and not of an earlier leader. */
 static inline bool member_is_news(uint64_t term, uint64_t version,
                                   const Paramd__Control__MemberOrders *o)
 {
-    if (PLANT(old_term_followed) && o->term < term)
-        return true;
-    return o->term > term || (o->term == term && o->orders_version > version);
+    return member_may_follow(term, o->term) && (o->term != term || o->orders_version > version);
 }
 
 #endif

@@ -161,7 +161,7 @@ enum err coordinator_member(struct coordinator *c, Paramd__Control__MemberState 
                             uint64_t now_ms)
 {
     enum err e = ERR_NONE;
-    if (state->term > c->options.term)
+    if (state->term > c->options.term && !PLANT(old_term_followed))
         e = err_set(ERR_REFUSED, "member '%s' knows term %llu, this leader has %llu", state->member,
                     (unsigned long long)state->term, (unsigned long long)c->options.term);
     else if (state->member[0] == '\0' ||
@@ -181,8 +181,7 @@ enum err coordinator_member(struct coordinator *c, Paramd__Control__MemberState 
     f->named = false;
     f->seen_ms = now_ms;
     /* Two exchanges of a member may arrive in either order. */
-    bool older = f->state != NULL && state->sequence != 0 &&
-                 state->sequence < f->state->sequence && !PLANT(older_state_taken);
+    bool older = f->state != NULL && state->sequence != 0 && state->sequence < f->state->sequence;
     if (older) {
         paramd__control__member_state__free_unpacked(state, NULL);
         return ERR_NONE;

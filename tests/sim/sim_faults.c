@@ -92,7 +92,9 @@ static void outage(void)
         TRACE("the store lists nothing");
         sim.count.blind++;
         storage_set_blind(true);
-        sim_after(NULL, sim_between(100, 4000) * SIM_MS, "store", sees_again, NULL, NULL);
+        sim_after(NULL, sim_between(500, 5000) * SIM_MS, "store", sees_again, NULL, NULL);
+        if (sim_chance(700))
+            crash(any(is_server_up));
     } else if (sim_chance(500)) {
         TRACE("the registry is away");
         sim.count.registry_outages++;

@@ -144,7 +144,8 @@ static void search(void *context)
     uint64_t term;
     if (m->leader != NULL)
         return;
-    if (!registry_find_leader(m->process, address, sizeof address, &term) || term < m->term) {
+    if (!registry_find_leader(m->process, address, sizeof address, &term) ||
+        !member_may_follow(m->term, term)) {
         sim_after(m->process, SEARCH_MS * SIM_MS, "search", search, NULL, m);
         return;
     }

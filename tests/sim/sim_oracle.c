@@ -27,6 +27,12 @@ struct recorded {
     char worker[RANKS][32];
 };
 
+/* Whose orders each process follows. */
+static struct {
+    uint32_t life;
+    uint64_t term;
+} followed[SIM_PROCESS];
+
 static struct published published[PUBLISHED_MAX];
 static uint32_t published_count;
 static struct recorded recorded;
@@ -39,6 +45,7 @@ void oracle_begin(void)
     published_count = 0;
     recorded = (struct recorded){0};
     has_damaged = false;
+    memset(followed, 0, sizeof followed);
     restored[0] = '\0';
     restored_generation = 0;
 }
@@ -256,7 +263,8 @@ void oracle_record(const char *path, const char *text, uint64_t term)
                       (unsigned long long)recorded.generation, (unsigned long long)generation);
     bool same = generation == recorded.generation;
     const char *state = json_as_text(json_get(o, "state"));
-    /* The end of a job says nothing of verdicts: one that was under way then is given to nobody. */
+    /* The end of a job says nothing of verdicts and leases: what was under way then is given to
+     * nobody. */
     bool is_over = strcmp(state, "STOPPED") == 0 || strcmp(state, "FAILED") == 0;
     if (same && verdict < recorded.verdict_step && !is_over)
         sim_violation("the recorded verdict went from step %llu to %llu",
@@ -266,7 +274,8 @@ void oracle_record(const char *path, const char *text, uint64_t term)
         memset(recorded.lease, 0, sizeof recorded.lease);
         memset(recorded.worker, 0, sizeof recorded.worker);
     }
-    check_hosts(o, same);
+    if (!is_over)
+        check_hosts(o, same);
     recorded.term = term;
     recorded.generation = generation;
     if (!same || verdict > recorded.verdict_step)
@@ -281,8 +290,19 @@ void oracle_record(const char *path, const char *text, uint64_t term)
 
 /* ---- orders ---- */
 
+static void check_term(const struct process *p, uint64_t term)
+{
+    if (followed[p->number].life == p->life && term < followed[p->number].term)
+        sim_violation("%s follows orders of term %llu after those of term %llu", p->name,
+                      (unsigned long long)term,
+                      (unsigned long long)followed[p->number].term);
+    followed[p->number].life = p->life;
+    followed[p->number].term = term;
+}
+
 void oracle_orders(struct process *p, const Paramd__Control__MemberOrders *o)
 {
+    check_term(p, o->term);
     if (o->job[0] == '\0' || o->generation < recorded.generation || o->term < recorded.term)
         return;
     if (o->generation > recorded.generation) {

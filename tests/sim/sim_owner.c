@@ -208,6 +208,7 @@ static void limit_memory(struct holding *h)
     s->options.memory_bytes = 0;
     if (sim.plan.held_budget > 0 && !grows)
         s->options.memory_bytes = shard_memory(s) - s->held_bytes + sim.plan.held_budget;
+    sim.count.busy += s->options.memory_bytes > 0 && s->held_bytes > sim.plan.held_budget;
 }
 
 static void serve(struct owner *o, struct item *item, uint64_t now)

@@ -29,6 +29,9 @@ static struct {
     bool away;
     uint64_t term;
     struct process *leader; /* NULL: none */
+    char led_by[16];        /* in this term, and in the one before; "": none has */
+    char before[16];
+    uint64_t term_before;
     struct record *records;
     size_t record_count;
     uint32_t nonce;
@@ -175,6 +178,9 @@ bool registry_try_lead(struct process *p, uint64_t *term)
     if (registry.leader != NULL && registry.leader != p)
         return false;
     /* Our own, whose reply was lost, is ours; it gets a term of its own all the same. */
+    snprintf(registry.before, sizeof registry.before, "%s", registry.led_by);
+    registry.term_before = registry.term;
+    snprintf(registry.led_by, sizeof registry.led_by, "%s", p->name);
     registry.leader = p;
     *term = ++registry.term;
     if (sim_fault(sim.plan.registry_fails)) {
@@ -195,6 +201,13 @@ bool registry_find_leader(const struct process *p, char *address, size_t size, u
 {
     if (p != NULL && !registry_reaches(p))
         return false;
+    /* Members may read from a replica that is behind. */
+    if (p != NULL && registry.before[0] != '\0' && sim_fault(100)) {
+        snprintf(address, size, "%s", registry.before);
+        *term = registry.term_before;
+        sim.count.stale_reads++;
+        return true;
+    }
     if (registry.leader == NULL)
         return false;
     snprintf(address, size, "%s", registry.leader->name);

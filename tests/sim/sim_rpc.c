@@ -107,7 +107,7 @@ static uint64_t delay_us(void)
 {
     if (sim_fault(sim.plan.slow)) {
         sim.count.late++;
-        return sim_between(2, 400) * SIM_MS;
+        return (sim_chance(150) ? sim_between(400, 2500) : sim_between(2, 400)) * SIM_MS;
     }
     return sim_between(80, 1500);
 }

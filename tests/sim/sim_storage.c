@@ -72,7 +72,7 @@ static enum err obstacle(const char *uri)
 static enum err lost_reply(const char *uri)
 {
     bool commits = strstr(uri, CHECKPOINT_MANIFEST) != NULL; /* the one that matters */
-    if (quiet || !sim_fault(sim.plan.store_fails * (commits ? 10 : 1)))
+    if (quiet || !sim_fault(sim.plan.store_fails * (commits ? 25 : 1)))
         return ERR_NONE;
     sim.count.store_lost_replies++;
     return err_set(ERR_IO, "'%s': the reply was lost", uri);

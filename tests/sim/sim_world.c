@@ -7,6 +7,8 @@
 #include "common/rng.h"
 #include "tests/sim/sim_parts.h"
 
+#define EVENTS_MAX 100000u /* a seed has a few thousand */
+
 struct world sim;
 
 /* ---- the generator ---- */
@@ -186,6 +188,8 @@ void world_run(void)
             drop(&e);
             break;
         }
+        if (sim.count.events == EVENTS_MAX)
+            sim_violation("it goes round in circles: %u events", EVENTS_MAX);
         run_event(&e);
     }
 }
