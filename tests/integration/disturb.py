@@ -119,18 +119,16 @@ class Run:
 
     number = 0
 
-    def __init__(self, cluster, jobs, name, seed="", sets=()):
+    def __init__(self, cluster, jobs, name, seed="", how=("--fresh",), store=None):
         self.cluster, self.jobs, self.name = cluster, jobs, name
         self.random = random.Random(seed)
         self.restart_after = self.random.choice((0, 0, 0.3, 1, 2))
         Run.number += 1
-        self.store = os.path.join(cluster.place, f"store{Run.number}")
+        self.store = store or os.path.join(cluster.place, f"store{Run.number}")
         self.logged = {n: cluster.log_size(n) for n in cluster.daemons}
         self.began = time.monotonic()
-        arguments = ["submit", "-f", jobs.path(name), "--fresh", "--wait", "--timeout", str(BOUND), "-o", "json",
+        arguments = ["submit", "-f", jobs.path(name), *how, "--wait", "--timeout", str(BOUND), "-o", "json",
                      "--registry", cluster.registry, "--set", f"checkpoint.uri=file:{self.store}"]
-        for s in sets:
-            arguments += ["--set", s]
         self.process = subprocess.Popen([PARAMCTL] + arguments, cwd=cluster.place, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
