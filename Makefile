@@ -3,6 +3,7 @@
 #   make                 programs into build/
 #   make demo            installs what is missing (Debian, Ubuntu), builds, trains a small model and kills a server
 #   make test            the same, then all tests
+#   make soak            what chance decides, many times over: the simulator, kills, cuts
 #   make BUILD=debug     into build/debug; likewise BUILD=asan, BUILD=tsan
 #   make ARCH=-march=native
 #   make V=1             shows the commands
@@ -111,7 +112,7 @@ TEMPORARY = $@.$$$$
 PLACE = || { rm -f $(TEMPORARY); exit 1; }; mv -f $(TEMPORARY) $@
 DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
-.PHONY: all tests benches demo run-demo test run-test test-torch test-storage test-sanitizers bench lint format install clean docs deps FORCE
+.PHONY: all tests benches soak run-soak demo run-demo test run-test test-torch test-storage test-sanitizers bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS)
 tests: all $(TESTS) $(TOOLS)
@@ -212,6 +213,17 @@ run-demo: all
 	deploy/demo.sh $(B)
 run-test: tests
 	tests/run.sh $(B)
+
+# What chance decides, many times over: hours. A failure prints its seed and how to see it again.
+soak:
+	deploy/install-deps.sh tests
+	$(MAKE) run-soak
+run-soak: export PARAMCTL := $(abspath $(B))/paramctl
+run-soak: tests $(B)/tests/sim
+	$(B)/tests/sim --seeds 1..100000
+	tests/integration/faults.py --runs 100
+	tests/integration/faults_network.py --rounds 5
+	tests/integration/faults_registry.py --minute
 
 # Against real stores: what is missing of them is fetched and kept under ~/.cache, they run on loopback.
 # Where one cannot be had its tests are skipped and say so.
