@@ -10,8 +10,8 @@
  * one made. So each writer puts a random name of its own beside its object (x-amz-meta-…): whoever
  * finds that name there knows that the object is his. Where `overwrite` is false the store is asked
  * to write only if nothing is there (If-None-Match: *). A store that does not know this (501, 400) is
- * asked for the object first, and again afterwards whose it is: that leaves a moment in which two
- * writers may both believe that they are first. Checkpoints are safe from it all the same, as their
+ * asked for the object first, and half a second afterwards whose it is: two writers may both believe
+ * that they are first when one of them takes longer than that from looking to writing. Checkpoints are safe from it all the same, as their
  * directories carry the generation, and two leaders of one generation write the same bytes.
  */
 #include "common/storage_s3_internal.h"
@@ -23,6 +23,7 @@
 #include <sys/random.h>
 
 #include "common/check.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/storage_pool.h"
@@ -33,6 +34,7 @@
 #define WRITER_PARTS_MAX   4u                 /* on their way, of one writer */
 #define PARTS_MAX          10000u
 #define PARTS_A_SIZE       1000u
+#define SETTLE_MS          500u /* for others who looked before we wrote, and write after us */
 #define MARK_HEADER        "x-amz-meta-paramd-writer"
 #define TEXT_BYTES         1024
 
@@ -418,6 +420,7 @@ static enum err publish_first(struct s3_writer *w, bool *was_uncertain)
     e = publish_once(w, false, was_uncertain);
     if (e != ERR_NONE)
         return e;
+    clock_sleep_ms(SETTLE_MS);
     e = look(w, &is_ours, NULL);
     return e == ERR_NONE && !is_ours ? exists(w) : e;
 }

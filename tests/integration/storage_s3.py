@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+# timeout: 1200
+"""Goal: s3:// keeps the contract of storage.h on every kind of store, whatever it answers at whichever request; and no
+secret is ever shown.
+
+Method: storage_contract against versitygw, OpenStack Swift, and the store of s3_faults.py with each way to treat
+conditional puts; then storage_commit writes and reads with each kind of fault at each request in turn, against a store
+of its own for each.
+"""
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+from harness import ROOT, Cases, Workplace
+from s3_faults import Store
+from s3_servers import ACCESS_KEY, SECRET_KEY, Swift, Unavailable, VersityGW, environment
+
+cases = Cases()
+TOOLS = os.path.join(ROOT, os.environ.get("BUILD_DIR", "build"), "integration")
+SETS = ["--set", "storage_stall_timeout=1s", "--set", "storage_timeout=20s"]
+TOKEN = "T0ken-Canary"
+PASSING = ["500", "503", "reset", "500-after", "reset-after", "truncated", "slow", "expired", "skewed", "moved", "html",
+           "200-error"]
+LASTING = {"403": "AccessDenied", "412": "", "409": ""}
+MANIFEST = b'{"small": 3000, "large": 9437189}\n'
+SIZES = {"new/small": 3000, "new/large": 9437189, "new/MANIFEST.json": len(MANIFEST)}
+said_by_all = []    # everything that any program printed, for the canaries
+
+
+def tool(store, name, *arguments, env=(), sets=()):
+    """-> (exit code, what it printed)"""
+    done = subprocess.run([os.path.join(TOOLS, name), *arguments, *sets], stdout=subprocess.PIPE, timeout=300,
+                          stderr=subprocess.STDOUT, check=False, env=dict(environment(store.endpoint), **dict(env)))
+    said = done.stdout.decode(errors="replace")
+    said_by_all.append(said)
+    return done.returncode, said
+
+
+def contract(name, store, *flags):
+    code, said = tool(store, "storage_contract", "s3://bucket/contract", *flags)
+    cases.check(f"{name} keeps the contract of storage.h", code == 0, said[-1500:])
+    uploads = store.client.uploads("bucket") if hasattr(store, "client") else store.uploads
+    cases.check(f"{name} is left without unfinished uploads", not uploads, str(uploads))
+
+
+def commit(store, verb):
+    return tool(store, "storage_commit", verb, "s3://bucket/new", sets=SETS)
+
+
+def is_whole(store):
+    return store.objects.get("new/MANIFEST.json") == MANIFEST and \
+        all(len(store.objects.get(key, b"")) == size for key, size in SIZES.items())
+
+
+def write_with(fault, at, conditions="atomic"):
+    """-> why it is wrong, or None"""
+    with Store(conditions) as store:
+        store.write("old/MANIFEST.json", b"old", {})
+        store.begin({at: fault})
+        code, said = commit(store, "write")
+        what = f"{fault} at {at}: exit {code}: {said.strip()[-300:]}; {store.seen[max(0, at - 1):at + 3]}"
+        hit = store.seen[at] if at < len(store.seen) else ""
+        if store.objects.get("old/MANIFEST.json") != b"old":
+            return f"the one before is gone; {what}"
+        if store.written.get("new/MANIFEST.json", 0) > 1:
+            return f"committed twice; {what}"
+        if store.uploads and "DELETE" not in hit and not (fault == "500-after" or fault == "reset-after"):
+            return f"uploads are left behind; {what}"
+        if code == 0:
+            return None if is_whole(store) else f"committed, and not whole; {what}"
+        if "new/MANIFEST.json" in store.objects and not is_whole(store):
+            return f"a manifest of what is not whole; {what}"
+        if "s3://bucket/new" not in said or LASTING.get(fault, "") not in said:
+            return f"the error names no cause; {what}"
+        if fault in PASSING:
+            return f"given up, though it would have passed; {what}"
+        store.begin({})
+        code, said = commit(store, "write")
+        return None if code == 0 and is_whole(store) else f"not even the next time: {said}; {what}"
+
+
+def read_with(fault, at, _=None):
+    with Store() as store:
+        commit(store, "write")
+        store.begin({at: fault})
+        code, said = commit(store, "read")
+        what = f"{fault} at {at}: exit {code}: {said.strip()[-300:]}; {store.seen[max(0, at - 1):at + 3]}"
+        if code != 0 and fault in PASSING:
+            return f"given up, though it would have passed; {what}"
+        if code != 0 and ("s3://bucket/new" not in said or LASTING.get(fault, "") not in said):
+            return f"the error names no cause; {what}"
+        return None
+
+
+def request_count(verb, conditions="atomic"):
+    with Store(conditions) as store:
+        if verb == "read":
+            commit(store, "write")
+        store.begin({})
+        code, said = commit(store, verb)
+        cases.check(f"{verb} without a fault, conditions {conditions}", code == 0, said)
+        return len(store.seen)
+
+
+def every_fault(pool, what, doing, count, faults, conditions="atomic"):
+    wrong = [w for w in pool.map(lambda x: doing(*x), [(f, i, conditions) for f in faults for i in range(count)]) if w]
+    cases.check(f"{what}: {len(faults)} faults at each of {count} requests", not wrong,
+                f"{len(wrong)} wrong:\n" + "\n".join(wrong[:6]))
+
+
+def credentials():
+    with Store(token=TOKEN) as store, Workplace() as place:
+        good = {"AWS_SESSION_TOKEN": TOKEN}
+        code, said = tool(store, "storage_commit", "write", "s3://bucket/new", env=good, sets=SETS)
+        cases.check("a session's token is sent", code == 0, said)
+        code, said = tool(store, "storage_commit", "write", "s3://bucket/new", env={"AWS_SESSION_TOKEN": "0ld-Canary"},
+                          sets=SETS)
+        cases.check("an expired one is named", code != 0 and "ExpiredToken" in said, said)
+        nothing = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+        code, said = tool(store, "storage_commit", "read", "s3://bucket/new", env=nothing, sets=SETS)
+        cases.check("without any the text says where was looked",
+                    code != 0 and "no credentials" in said and "AWS_WEB_IDENTITY_TOKEN_FILE" in said, said)
+        path = place.file("credentials", f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = wr0ng-Canary\n"
+                                         f"[there]\n  aws_access_key_id={ACCESS_KEY}\n"
+                                         f"aws_secret_access_key = {SECRET_KEY}\naws_session_token={TOKEN}\n")
+        named = [*SETS, "--set", f"s3_credentials_file={path}"]
+        code, said = tool(store, "storage_commit", "read", "s3://bucket/new", env=nothing,
+                          sets=[*named, "--set", "s3_profile=there"])
+        cases.check("a file of credentials, by profile", code == 0, said)
+        code, said = tool(store, "storage_commit", "read", "s3://bucket/new", sets=named)
+        cases.check("a wrong secret key is named", code != 0 and "credentials" in said, said)
+        code, said = tool(store, "storage_commit", "read", "s3://bucket/new", env=nothing,
+                          sets=[*named, "--set", "s3_profile=none"])
+        cases.check("a profile that is not there is named", code != 0 and "[none]" in said, said)
+
+
+def canaries():
+    shown = [c for c in (SECRET_KEY, TOKEN, "wr0ng-Canary", "0ld-Canary") for s in said_by_all if c in s]
+    cases.check(f"no secret in the output of {len(said_by_all)} runs", not shown, str(shown))
+
+
+def main():
+    wanted = sys.argv[1:]
+    for kind in (VersityGW, Swift):
+        if wanted and kind.name not in wanted:
+            continue
+        try:
+            with kind() as server:
+                contract(kind.name, server, "--weak")
+        except Unavailable as e:
+            cases.skip(kind.name, str(e))
+    if not wanted or "faults" in wanted:
+        for conditions in ("atomic", "501", "400", "ignored"):
+            with Store(conditions) as store:
+                contract(f"a store with conditions {conditions}", store, *([] if conditions == "atomic" else ["--weak"]))
+        credentials()
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            every_fault(pool, "write", write_with, request_count("write"), [*PASSING, *LASTING])
+            every_fault(pool, "write", write_with, request_count("write", "501"), ["500", "reset-after"], "501")
+            every_fault(pool, "read", read_with, request_count("read"), [*PASSING, "403"])
+    canaries()
+    cases.end()
+
+
+main()
