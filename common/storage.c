@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "common/storage_ahead.h"
 #include "common/storage_internal.h"
 #include "common/str.h"
 
@@ -78,7 +79,11 @@ enum err storage_open(const char *uri, struct storage_reader **out)
 {
     const struct storage_backend *b;
     enum err e = find_backend(uri, &b);
-    return e == ERR_NONE ? b->open(uri, out) : e;
+    if (e == ERR_NONE)
+        e = b->open(uri, out);
+    if (e == ERR_NONE && b->is_remote)
+        (*out)->ahead = storage_ahead_create(*out);
+    return e;
 }
 
 uint64_t storage_reader_size(const struct storage_reader *r)
@@ -88,13 +93,16 @@ uint64_t storage_reader_size(const struct storage_reader *r)
 
 enum err storage_read_at(struct storage_reader *r, uint64_t offset, void *out, size_t size)
 {
-    return r->backend->read_at(r, offset, out, size);
+    return r->ahead != NULL ? storage_ahead_read(r->ahead, offset, out, size)
+                            : r->backend->read_at(r, offset, out, size);
 }
 
 void storage_close(struct storage_reader *r)
 {
-    if (r != NULL)
-        r->backend->close(r);
+    if (r == NULL)
+        return;
+    storage_ahead_destroy(r->ahead);
+    r->backend->close(r);
 }
 
 enum err storage_read_all(const char *uri, size_t max, char **data_out, size_t *size_out)

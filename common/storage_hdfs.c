@@ -340,6 +340,7 @@ static enum err hdfs_remove_tree(const char *uri)
 }
 
 const struct storage_backend storage_hdfs_backend = {
+    .is_remote = true,
     .scheme = "hdfs",
     .forms = "hdfs://host:port/path",
     .stat = hdfs_stat,

@@ -12,7 +12,10 @@
 #include "common/settings.h"
 #include "common/storage.h"
 
+struct storage_ahead;
+
 struct storage_backend {
+    bool is_remote;     /* a read costs a round trip: reads in order are fetched ahead */
     const char *scheme; /* "file" serves "file:…" and names without a scheme */
     const char *forms;  /* the names it takes, for texts */
     enum err (*stat)(const char *uri, struct storage_info *out);
@@ -31,6 +34,7 @@ struct storage_backend {
 struct storage_reader {
     const struct storage_backend *backend;
     uint64_t size;
+    struct storage_ahead *ahead; /* storage.c's; NULL: none */
 };
 
 struct storage_writer {

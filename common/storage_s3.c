@@ -313,6 +313,7 @@ static enum err s3_remove_tree(const char *uri)
 }
 
 const struct storage_backend storage_s3_backend = {
+    .is_remote = true,
     .scheme = "s3",
     .forms = "s3://bucket/key",
     .stat = s3_stat,

@@ -9,10 +9,11 @@
  * A request that was cut off may have been carried out, and the next one then meets what the first
  * one made. So each writer puts a random name of its own beside its object (x-amz-meta-…): whoever
  * finds that name there knows that the object is his. Where `overwrite` is false the store is asked
- * to write only if nothing is there (If-None-Match: *). A store that does not know this (501, 400) is
- * asked for the object first, and half a second afterwards whose it is: two writers may both believe
- * that they are first when one of them takes longer than that from looking to writing. Checkpoints are safe from it all the same, as their
- * directories carry the generation, and two leaders of one generation write the same bytes.
+ * to write only if nothing is there (If-None-Match: *). A store that does not know this (501, 400)
+ * is asked for the object first, and half a second afterwards whose it is: two writers may both
+ * believe that they are first when one of them takes longer than that from looking to writing.
+ * Checkpoints are safe from it all the same, as their directories carry the generation, and two
+ * leaders of one generation write the same bytes.
  */
 #include "common/storage_s3_internal.h"
 

@@ -64,6 +64,10 @@ class Store:
         self.stopping.set()
         self.server.shutdown()
         self.server.server_close()
+        self.objects, self.uploads = {}, {}
+
+    def copy(self, other):
+        self.objects, self.info = dict(other.objects), dict(other.info)
 
     def begin(self, plan):
         with self.lock:

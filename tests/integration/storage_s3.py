@@ -53,7 +53,7 @@ def is_whole(store):
         all(len(store.objects.get(key, b"")) == size for key, size in SIZES.items())
 
 
-def write_with(fault, at, conditions="atomic"):
+def write_with(fault, at, conditions):
     """-> why it is wrong, or None"""
     with Store(conditions) as store:
         store.write("old/MANIFEST.json", b"old", {})
@@ -80,9 +80,9 @@ def write_with(fault, at, conditions="atomic"):
         return None if code == 0 and is_whole(store) else f"not even the next time: {said}; {what}"
 
 
-def read_with(fault, at, _=None):
+def read_with(fault, at, written):
     with Store() as store:
-        commit(store, "write")
+        store.copy(written)
         store.begin({at: fault})
         code, said = commit(store, "read")
         what = f"{fault} at {at}: exit {code}: {said.strip()[-300:]}; {store.seen[max(0, at - 1):at + 3]}"
@@ -93,18 +93,16 @@ def read_with(fault, at, _=None):
         return None
 
 
-def request_count(verb, conditions="atomic"):
-    with Store(conditions) as store:
-        if verb == "read":
-            commit(store, "write")
-        store.begin({})
-        code, said = commit(store, verb)
-        cases.check(f"{verb} without a fault, conditions {conditions}", code == 0, said)
-        return len(store.seen)
+def request_count(store, verb):
+    store.begin({})
+    code, said = commit(store, verb)
+    cases.check(f"{verb} without a fault, conditions {store.conditions}", code == 0, said)
+    return len(store.seen)
 
 
-def every_fault(pool, what, doing, count, faults, conditions="atomic"):
-    wrong = [w for w in pool.map(lambda x: doing(*x), [(f, i, conditions) for f in faults for i in range(count)]) if w]
+def every_fault(what, doing, count, faults, context):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        wrong = [w for w in pool.map(lambda x: doing(*x), [(f, i, context) for f in faults for i in range(count)]) if w]
     cases.check(f"{what}: {len(faults)} faults at each of {count} requests", not wrong,
                 f"{len(wrong)} wrong:\n" + "\n".join(wrong[:6]))
 
@@ -155,10 +153,10 @@ def main():
             with Store(conditions) as store:
                 contract(f"a store with conditions {conditions}", store, *([] if conditions == "atomic" else ["--weak"]))
         credentials()
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            every_fault(pool, "write", write_with, request_count("write"), [*PASSING, *LASTING])
-            every_fault(pool, "write", write_with, request_count("write", "501"), ["500", "reset-after"], "501")
-            every_fault(pool, "read", read_with, request_count("read"), [*PASSING, "403"])
+        with Store() as store, Store("501") as unconditional:
+            every_fault("write", write_with, request_count(store, "write"), [*PASSING, *LASTING], "atomic")
+            every_fault("write", write_with, request_count(unconditional, "write"), ["500", "reset-after"], "501")
+            every_fault("read", read_with, request_count(store, "read"), [*PASSING, "403"], store)
     canaries()
     cases.end()
 
