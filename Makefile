@@ -53,6 +53,7 @@ PROGRAMS := $(patsubst cli/main.c,$(B)/paramctl,\
             $(patsubst worker/main.c,$(B)/paramd-worker,\
             $(patsubst server/main.c,$(B)/paramd-server,$(MAIN_C))))
 TESTS := $(addprefix $(B)/tests/,$(notdir $(TEST_C:.c=)))
+SIM := $(B)/tests/sim
 TOOLS := $(addprefix $(B)/integration/,$(notdir $(TOOL_C:.c=)))
 BENCHES := $(addprefix $(B)/bench/,$(notdir $(BENCH_C:.c=)))
 
@@ -115,7 +116,7 @@ DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 .PHONY: all tests benches soak run-soak demo run-demo test run-test test-torch test-storage test-sanitizers bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS)
-tests: all $(TESTS) $(TOOLS)
+tests: all $(TESTS) $(TOOLS) $(SIM)
 benches: all $(BENCHES)
 
 # Objects are made again when the compiler or a flag changes.
@@ -190,7 +191,7 @@ $(B)/sim/%.o: %.c $(B)/flags | $(GEN_H)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out $(HARDEN),$(BASE)) $(OPTIMIZE) $(WARN) $(DEFINE) -DSIMULATION $(SIM_THREADS) \
 	    $(INCLUDE) $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
-$(B)/tests/sim: $(SIM_O) $(GEN_O)
+$(SIM): $(SIM_O) $(GEN_O)
 	$(link) $(LIBS) $(PLACE)
 
 .SECONDARY:
@@ -219,8 +220,8 @@ soak:
 	deploy/install-deps.sh tests
 	$(MAKE) run-soak
 run-soak: export PARAMCTL := $(abspath $(B))/paramctl
-run-soak: tests $(B)/tests/sim
-	$(B)/tests/sim --seeds 1..100000
+run-soak: tests
+	BUILD_DIR=$(B) SOAK=1 tests/integration/simulator.py
 	tests/integration/faults.py --runs 100
 	tests/integration/faults_network.py --rounds 5
 	tests/integration/faults_registry.py --minute

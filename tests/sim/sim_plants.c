@@ -48,42 +48,27 @@ void plants_list(void)
 struct hunt { /* one bug in one range */
     enum plant plant;
     uint32_t range;
-    int child; /* 0: not begun, or over */
+    enum { HUNT_WAITS, HUNT_OPEN, HUNT_OVER } state;
+    int child;
     struct progress *progress;
 };
 
 struct hunts {
-    struct hunt *list;
-    uint32_t count;
+    struct hunt *list; /* by bug, then by range */
+    uint32_t count, ranges;
+    uint32_t reported, missed;
 };
 
 static struct progress *progress_of(void *context, int child)
 {
     const struct hunts *h = context;
     for (uint32_t i = 0; i < h->count; i++) {
-        if (h->list[i].child != child)
+        if (h->list[i].state != HUNT_OPEN || h->list[i].child != child)
             continue;
-        h->list[i].child = 0;
+        h->list[i].state = HUNT_OVER;
         return h->list[i].progress;
     }
     return NULL;
-}
-
-static void run_all(struct hunts *h, uint32_t jobs, uint32_t bound)
-{
-    uint32_t open = 0;
-    for (uint32_t i = 0; i < h->count; i++) {
-        struct hunt *one = &h->list[i];
-        uint64_t first = 1 + one->range * RANGE_GAP;
-        struct part part = {first, first + bound - 1, 1, one->plant, true, one->progress};
-        if (open == jobs && run_wait(progress_of, h) > 0)
-            open--;
-        one->child = run_part(&part);
-        CHECK(one->child > 0);
-        open++;
-    }
-    while (run_wait(progress_of, h) > 0)
-        continue;
 }
 
 static int ascending(const void *a, const void *b)
@@ -113,23 +98,54 @@ static bool report(const struct hunt *h, uint32_t ranges)
     return found;
 }
 
+/* Reports the bugs whose ranges have all ended, in order. */
+static void report_ended(struct hunts *h)
+{
+    while (h->reported < h->count) {
+        const struct hunt *first = &h->list[h->reported];
+        for (uint32_t i = 0; i < h->ranges; i++)
+            if (first[i].state != HUNT_OVER)
+                return;
+        h->missed += !report(first, h->ranges);
+        fflush(stdout);
+        h->reported += h->ranges;
+    }
+}
+
+static void run_all(struct hunts *h, uint32_t jobs, uint32_t bound)
+{
+    uint32_t open = 0;
+    for (uint32_t i = 0; i < h->count; i++) {
+        struct hunt *one = &h->list[i];
+        uint64_t first = 1 + one->range * RANGE_GAP;
+        struct part part = {first, first + bound - 1, 1, one->plant, true, one->progress};
+        if (open == jobs && run_wait(progress_of, h) > 0)
+            open--;
+        report_ended(h);
+        one->child = run_part(&part);
+        CHECK(one->child > 0);
+        one->state = HUNT_OPEN;
+        open++;
+    }
+    while (run_wait(progress_of, h) > 0)
+        report_ended(h);
+}
+
 bool plants_run(uint32_t jobs, uint32_t ranges, uint32_t bound)
 {
-    uint32_t plants = PLANT_COUNT - 1, missed = 0;
+    uint32_t plants = PLANT_COUNT - 1;
     ranges = ranges < RANGES_MAX ? ranges : RANGES_MAX;
-    struct hunts h = {.count = plants * ranges};
+    struct hunts h = {.count = plants * ranges, .ranges = ranges};
     struct progress *progress = progress_create(h.count);
     h.list = must_alloc(h.count * sizeof *h.list);
     for (uint32_t i = 0; i < h.count; i++)
         h.list[i] = (struct hunt){.plant = (enum plant)(1 + i / ranges),
                                   .range = i % ranges,
                                   .progress = &progress[i]};
-    run_all(&h, jobs, bound);
     printf("%-24s median number of seeds until it is found, of %u ranges\n", "bug", ranges);
-    for (uint32_t i = 0; i < plants; i++)
-        missed += !report(&h.list[i * ranges], ranges);
-    printf("%u planted bugs, %u not found within %u seeds\n", plants, missed, bound);
+    run_all(&h, jobs, bound);
+    printf("%u planted bugs, %u not found within %u seeds\n", plants, h.missed, bound);
     mem_free(h.list);
     progress_destroy(progress, h.count);
-    return missed == 0;
+    return h.missed == 0;
 }
