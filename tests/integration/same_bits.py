@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# timeout: 900
+# timeout: 1500
 """Goal: promise 1, the same bits. One job has one digest, whatever cluster trains it and however it is disturbed.
 
 Method: a generated data set and `train.ranks: 4`; the digest of a run with one server, one worker and one thread is compared
@@ -112,7 +112,10 @@ def main():
         found = set()
         for model, depth, clusters, kills in (("fm", 0, CLUSTERS, 1), ("fm", 2, CLUSTERS, 1),
                                               ("lr", 0, CLUSTERS[:5], 0), ("mlp", 0, CLUSTERS[:8], 0),
-                                              ("mlp", 2, CLUSTERS[:3], 0), ("lr", 2, CLUSTERS[:2], 0)):
+                                              ("mlp", 2, CLUSTERS[:3], 0), ("lr", 2, CLUSTERS[:2], 0),
+                                              ("deepfm", 0, CLUSTERS[:8], 1), ("dlrm", 0, CLUSTERS[:8], 1),
+                                              ("ffm", 0, CLUSTERS[:4], 0), ("dcn", 2, CLUSTERS[:4], 0),
+                                              ("wide_deep", 0, CLUSTERS[:2], 0)):
             digest = digests_of(place, model, depth, clusters, kills)
             cases.check(f"{model} depth {depth}: a digest of its own", digest and digest not in found, digest)
             found.add(digest)
