@@ -215,6 +215,8 @@ static void find_leader(struct member *m)
     else
         log_debug("member", "found the leader address=%s term=%llu", address,
                   (unsigned long long)term);
+    if (m->leader != NULL)
+        member_promise(&m->term, &m->orders_version, term);
     m->leader_term = term;
     mem_free(address);
 }

@@ -23,6 +23,18 @@ static inline bool member_may_follow(uint64_t followed, uint64_t term)
     return term >= followed || PLANT(old_term_followed);
 }
 
+/*
+ * Whoever is going to tell a leader how it stands promises to follow no earlier one: else a deposed
+ * leader could undo what the new one builds on. Versions of orders count anew then.
+ */
+static inline void member_promise(uint64_t *term, uint64_t *version, uint64_t leader_term)
+{
+    if (leader_term <= *term)
+        return;
+    *term = leader_term;
+    *version = 0;
+}
+
 /* Newer than what is followed already, and not of an earlier leader. */
 static inline bool member_is_news(uint64_t term, uint64_t version,
                                   const Paramd__Control__MemberOrders *o)

@@ -150,6 +150,7 @@ static void search(void *context)
         return;
     }
     CHECK(rpc_channel_open(address, NULL, &m->leader) == ERR_NONE);
+    member_promise(&m->term, &m->version, term);
     send_soon(m);
 }
 

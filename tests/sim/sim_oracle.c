@@ -134,6 +134,16 @@ static void check_evaluations(const struct checkpoint_manifest *m)
                       expected);
 }
 
+/* A deposed leader may commit what retention has removed: a reader finds files missing. */
+void oracle_tree_removed(const char *directory)
+{
+    if (find(directory) != NULL || published_count == PUBLISHED_MAX)
+        return;
+    struct published *q = &published[published_count++];
+    *q = (struct published){.removed = true, .damaged = true};
+    snprintf(q->directory, sizeof q->directory, "%s", directory);
+}
+
 /* A manifest is there: that is the commit, whether or not anybody hears of it. */
 void oracle_committed(const char *uri)
 {

@@ -365,12 +365,6 @@ void rpc_channel_call(struct rpc_channel *c, const struct rpc_call_options *opti
         send_request(second);
 }
 
-bool rpc_unix_listens(const char *address)
-{
-    (void)address;
-    return false;
-}
-
 const char *rpc_status_name(enum rpc_status s)
 {
     static char text[16];

@@ -250,6 +250,7 @@ static enum err sim_remove(const char *uri)
 
 static enum err sim_remove_tree(const char *uri)
 {
+    oracle_tree_removed(uri);
     enum err e = obstacle(uri);
     char *manifest = storage_join(uri, CHECKPOINT_MANIFEST);
     struct file *f = find(manifest);

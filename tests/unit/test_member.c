@@ -346,13 +346,38 @@ static void test_address(void **state)
     assert_int_equal(storage_remove_tree(path), ERR_NONE);
 }
 
+/* A member that has told a leader how it stands takes no orders of the one before, whoever brings
+ * them. */
+static void test_promise(void **state)
+{
+    struct stage s;
+    stage_init(&s);
+    lead(&s, "memory:member-6");
+    answer(&s, 0, 1, 9);
+    assert_true(wait_for(&s, &s.followed, 1));
+    assert_true(wait_for(&s, &s.call_count, 2));
+    step_down(&s);
+    lead(&s, "memory:member-7");
+    uint32_t next = s.answered;
+    answer(&s, next, 1, 10); /* newer than what it follows, but of the first leader */
+    assert_true(wait_for(&s, &s.call_count, next + 2));
+    assert_int_equal(s.states[next]->term, 2);
+    assert_int_equal(s.states[next]->orders_version, 0);
+    assert_int_equal(s.followed, 1);
+    answer(&s, next + 1, 2, 1);
+    assert_true(wait_for(&s, &s.followed, 2));
+    assert_int_equal(s.term, 2);
+    stage_deinit(&s);
+}
+
 int main(void)
 {
     log_set_level(LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_leader_yet),  cmocka_unit_test(test_capacity),
         cmocka_unit_test(test_poke),           cmocka_unit_test(test_orders_once),
-        cmocka_unit_test(test_leader_changes), cmocka_unit_test(test_newer_leader),
+        cmocka_unit_test(test_leader_changes),
+        cmocka_unit_test(test_promise), cmocka_unit_test(test_newer_leader),
         cmocka_unit_test(test_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
