@@ -11,6 +11,7 @@
 #include "cli/checkpoint_find.h"
 #include "cli/cli.h"
 #include "common/mem.h"
+#include "server/checkpoint_clean.h"
 #include "server/snapshot.h"
 
 static int list(const char *uri, bool is_json)
@@ -122,15 +123,21 @@ static int digest(const char *directory, bool is_json)
     return EXIT_DONE;
 }
 
-static int clean(const char *uri, int64_t keep)
+static int clean(const char *uri, int64_t keep, int64_t hours)
 {
+    struct checkpoint_cleaned left = {0};
     uint32_t removed = 0;
     enum err err =
         checkpoint_retain(uri, (uint32_t)(keep > UINT32_MAX ? UINT32_MAX : keep), NULL, &removed);
 
+    if (!err)
+        err = checkpoint_clean(uri, (uint64_t)hours * 3600000, &left);
     if (err)
         return fail(err);
     printf("removed %u\n", removed);
+    if (left.directories || left.files || left.writes)
+        printf("of dead attempts: %u directories, %u files, %u unfinished writes\n",
+               left.directories, left.files, left.writes);
     return EXIT_DONE;
 }
 
@@ -139,14 +146,15 @@ int command_checkpoints(int argc, char **argv)
     static const char *const verbs[] = {"ls", "show", "verify", "digest", "gc", NULL};
     struct option_list words = {0};
     const char *output = NULL;
-    int64_t keep = 3;
+    int64_t keep = 3, hours = 24;
     bool is_json = false;
     char *directory = NULL;
     int code = EXIT_USAGE;
     const struct option options[] = {{"keep", 0, OPTION_NUMBER, &keep},
+                                     {"older-than-hours", 0, OPTION_NUMBER, &hours},
                                      {"output", 'o', OPTION_TEXT, &output}};
 
-    if (!options_parse("checkpoints", argc, argv, options, 2, &words) ||
+    if (!options_parse("checkpoints", argc, argv, options, 3, &words) ||
         !parse_output("checkpoints", output, &is_json, &code))
         goto out;
     if (words.count != 2) {
@@ -157,7 +165,7 @@ int command_checkpoints(int argc, char **argv)
     if (strcmp(verb, "ls") == 0) {
         code = list(uri, is_json);
     } else if (strcmp(verb, "gc") == 0) {
-        code = keep ? clean(uri, keep)
+        code = keep ? clean(uri, keep, hours < 100000000 ? hours : 100000000)
                     : usage("checkpoints", "--keep: '0' would remove the model; give 1 or more");
     } else if (strcmp(verb, "show") == 0 || strcmp(verb, "verify") == 0 ||
                strcmp(verb, "digest") == 0) {

@@ -23,7 +23,8 @@ static const struct command commands[] = {
      "predictions for files, or for JSON lines on stdin, as JSON lines", command_predict},
     {"export", "export URI -o DIR", "a checkpoint's parameters as safetensors files",
      command_export},
-    {"checkpoints", "checkpoints ls|show|verify|digest|gc URI [--keep N] [-o json]",
+    {"checkpoints",
+     "checkpoints ls|show|verify|digest|gc URI [--keep N] [--older-than-hours N] [-o json]",
      "list, describe, verify, digest or clean up checkpoints", command_checkpoints},
     {"config",
      "config check|show -f FILE [--expand] [--set a.b=V] [--var x=V] [--daemon] | config docs "

@@ -24,6 +24,7 @@ struct transfer {
     size_t piece, piece_offset; /* of the body that is sent */
     uint64_t sent;
     size_t body_capacity;
+    uint32_t sendings;
     enum err failure; /* of a callback of ours: the text is set */
     char reason[CURL_ERROR_SIZE];
 };
@@ -178,6 +179,14 @@ static size_t on_body(char *data, size_t size, size_t count, void *context)
 
 /* ---- putting a request together ---- */
 
+/* Called each time that the request is about to go out. */
+static int on_sending(void *context, char *address, char *own_address, int port, int own_port)
+{
+    struct transfer *t = context;
+    t->sendings++;
+    return CURL_PREREQFUNC_OK;
+}
+
 static void add_header(struct transfer *t, const char *line)
 {
     struct curl_slist *more = curl_slist_append(t->headers, line);
@@ -264,6 +273,8 @@ static void set_options(struct transfer *t)
     curl_easy_setopt(c, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 256L * 1024);
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, t->reason);
+    curl_easy_setopt(c, CURLOPT_PREREQFUNCTION, on_sending);
+    curl_easy_setopt(c, CURLOPT_PREREQDATA, t);
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(c, CURLOPT_HEADERDATA, t);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
@@ -294,13 +305,6 @@ static enum err code_of(CURLcode code, bool sent)
     default: /* no name, no connection, lost, no HTTP, cut off */
         return ERR_UNAVAILABLE;
     }
-}
-
-static bool was_sent(CURL *c, CURLcode code)
-{
-    long bytes = 0;
-    curl_easy_getinfo(c, CURLINFO_REQUEST_SIZE, &bytes);
-    return code == CURLE_OK || bytes > 0;
 }
 
 static enum err explain(struct transfer *t, CURLcode code)
@@ -380,7 +384,8 @@ enum err http_perform(const struct http_request *q, struct http_answer *out)
     CURLcode code = t.failure == ERR_NONE ? curl_easy_perform(t.curl) : CURLE_OK;
     out->seconds = clock_seconds_since(start);
     bool is_sound = code == CURLE_OK && t.failure == ERR_NONE;
-    out->was_sent = was_sent(t.curl, code);
+    out->was_sent = t.sendings > 0;
+    out->was_resent = t.sendings > 1;
     count(&t, is_sound);
     if (is_sound) {
         long status = 0;

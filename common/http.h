@@ -100,6 +100,11 @@ struct http_answer {
      * connection), so that it is safe to send again, or to another.
      */
     bool was_sent;
+    /*
+     * It went out twice: the kept connection that it was sent over turned out dead, or died. The
+     * first one may have been carried out, and the answer is that to the second.
+     */
+    bool was_resent;
     uint32_t retry_after_ms; /* what the server asked for; 0: nothing */
     struct str headers;      /* "name: value\n", names in lower case */
     double seconds;

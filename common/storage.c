@@ -189,6 +189,16 @@ enum err storage_remove_tree(const char *uri)
     return e == ERR_NONE ? b->remove_tree(uri) : e;
 }
 
+enum err storage_remove_leftovers(const char *uri, uint64_t before_ms, uint32_t *count_out)
+{
+    const struct storage_backend *b;
+    enum err e = find_backend(uri, &b);
+    *count_out = 0;
+    return e == ERR_NONE && b->remove_leftovers != NULL
+               ? b->remove_leftovers(uri, before_ms, count_out)
+               : e;
+}
+
 char *storage_join(const char *uri, const char *name)
 {
     size_t size = strlen(uri);

@@ -73,6 +73,13 @@ enum err storage_remove(const char *uri) MUST_CHECK;         /* absent is fine *
 /* MANIFEST.json first; absent is fine. */
 enum err storage_remove_tree(const char *uri) MUST_CHECK;
 
+/*
+ * Removes what writers that died left below `uri` before `before_ms` (Unix time): temporary files,
+ * unfinished uploads. Nothing that has a name of its own.
+ */
+enum err storage_remove_leftovers(const char *uri, uint64_t before_ms, uint32_t *count_out)
+    MUST_CHECK;
+
 /* Joins with one '/'. Freed with mem_free(). */
 char *storage_join(const char *uri, const char *name);
 

@@ -517,6 +517,49 @@ static enum err file_remove_tree(const char *uri)
     return e;
 }
 
+/* Closes `fd`. Links are not followed. */
+static enum err remove_temporaries(int fd, uint64_t before_ms, uint32_t *count, const char *uri,
+                                   int depth)
+{
+    DIR *d = fdopendir(fd);
+    if (d == NULL) {
+        enum err failed = file_error(errno, "clean", uri);
+        close(fd);
+        return failed;
+    }
+    enum err e = ERR_NONE;
+    struct dirent *entry;
+    while (e == ERR_NONE && depth > 0 && (entry = readdir(d)) != NULL) {
+        struct stat s;
+        const char *name = entry->d_name;
+        if (is_dots(name) || fstatat(fd, name, &s, AT_SYMLINK_NOFOLLOW) != 0)
+            continue;
+        if (S_ISDIR(s.st_mode)) {
+            int child = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            e = child >= 0 ? remove_temporaries(child, before_ms, count, uri, depth - 1) : e;
+        } else if (is_temporary(name) && (uint64_t)s.st_mtim.tv_sec * 1000 < before_ms) {
+            if (unlinkat(fd, name, 0) == 0)
+                ++*count;
+            else if (errno != ENOENT)
+                e = file_error(errno, "clean", uri);
+        }
+    }
+    closedir(d);
+    return e;
+}
+
+static enum err file_remove_leftovers(const char *uri, uint64_t before_ms, uint32_t *count_out)
+{
+    const char *path;
+    enum err e = find_path(uri, &path);
+    if (e != ERR_NONE)
+        return e;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? ERR_NONE : file_error(errno, "clean", uri);
+    return remove_temporaries(fd, before_ms, count_out, uri, DEPTH_MAX);
+}
+
 const struct storage_backend storage_file_backend = {
     .scheme = "file",
     .forms = "file:path, file:///path, path",
@@ -531,4 +574,5 @@ const struct storage_backend storage_file_backend = {
     .write_abort = file_write_abort,
     .remove = file_remove,
     .remove_tree = file_remove_tree,
+    .remove_leftovers = file_remove_leftovers,
 };

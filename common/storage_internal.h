@@ -3,7 +3,7 @@
  * the tests' faults. For storage*.c only.
  *
  * A backend derives its reader and writer from the bases below, each as its first member, and fills
- * in the base. A new one is a file and a row in storage_backends.c. All slots MUST be there. Texts
+ * in the base. A new one is a file and a row in storage_backends.c. All slots but the last MUST be there. Texts
  * name the URI.
  */
 #ifndef PARAMD_COMMON_STORAGE_INTERNAL_H
@@ -29,6 +29,8 @@ struct storage_backend {
     void (*write_abort)(struct storage_writer *w);
     enum err (*remove)(const char *uri);
     enum err (*remove_tree)(const char *uri);
+    /* MAY be there: without it a writer that dies leaves nothing. */
+    enum err (*remove_leftovers)(const char *uri, uint64_t before_ms, uint32_t *count_out);
 };
 
 struct storage_reader {

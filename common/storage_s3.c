@@ -312,6 +312,19 @@ static enum err s3_remove_tree(const char *uri)
     return e;
 }
 
+static enum err s3_remove_leftovers(const char *uri, uint64_t before_ms, uint32_t *count_out)
+{
+    struct s3_name n;
+    enum err e = s3_name_parse(uri, &n);
+    if (e != ERR_NONE)
+        return e;
+    char *prefix = s3_prefix_of(&n);
+    e = s3_abort_uploads(&n, prefix, before_ms, count_out);
+    mem_free(prefix);
+    s3_name_deinit(&n);
+    return e;
+}
+
 const struct storage_backend storage_s3_backend = {
     .is_remote = true,
     .scheme = "s3",
@@ -327,4 +340,5 @@ const struct storage_backend storage_s3_backend = {
     .write_abort = s3_write_abort,
     .remove = s3_remove,
     .remove_tree = s3_remove_tree,
+    .remove_leftovers = s3_remove_leftovers,
 };

@@ -18,7 +18,7 @@
 #define CONNECT_MS      10000u
 #define SLOW_STALL_MS   600000u /* CompleteMultipartUpload may take minutes */
 #define MESSAGE_BYTES   256
-#define CORRECTIONS_MAX 3u /* of clock, region or credentials, in one call */
+#define CORRECTIONS_MAX 6u /* of clock, region or credentials, in one call */
 #define WARN_FROM_TRY   3u
 #define EMPTY_SHA256    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -45,6 +45,7 @@ struct attempt {
     struct s3_place place;
     char payload[SHA256_HEX_SIZE];
     uint32_t corrections;
+    bool asks_why; /* a HEAD failed, and has no words: the next try is a GET of one byte */
 };
 
 void s3_query_add(struct str *query, const char *name, const char *value)
@@ -84,6 +85,8 @@ static enum err send_once(struct attempt *t)
                                .access_key = t->credentials.access_key,
                                .secret_key = t->credentials.secret_key,
                                .session_token = t->credentials.session_token};
+    if (t->asks_why)
+        in.method = method_names[HTTP_GET];
     in.time_ms = (uint64_t)((int64_t)clock_wall_ms() + clock_offset_ms);
     s3_sign(&in, &signature);
     for (size_t i = 0; c->headers[i] != NULL; i++)
@@ -109,6 +112,8 @@ static enum err send_once(struct attempt *t)
                              .into = c->into,
                              .into_size = (size_t)c->range_size,
                              .answer_max = S3_ANSWER_BYTES};
+    if (t->asks_why)
+        q.range_size = 1;
     enum err e = http_perform(&q, &t->answer->http);
     s3_signed_deinit(&signature);
     str_deinit(&path);
@@ -210,8 +215,18 @@ static enum verdict judge(struct attempt *t)
                                           "ConditionalRequestConflict",
                                           NULL};
     int status = t->answer->http.status;
+    bool has_asked = t->asks_why;
+    t->asks_why = false;
+    /* The GET did not fail: what was wrong has passed. */
+    if (has_asked && (status / 100 == 2 || status == 416) && t->corrections++ < CORRECTIONS_MAX)
+        return VERDICT_AGAIN_NOW;
     if (status / 100 == 2 && t->report.code[0] == '\0')
         return VERDICT_DONE;
+    if (t->call->method == HTTP_HEAD && !has_asked && status / 100 != 5 && status != 404 &&
+        status != 412 && t->corrections++ < CORRECTIONS_MAX) {
+        t->asks_why = true;
+        return VERDICT_AGAIN_NOW;
+    }
     if (status != 404 && status != 412 && correct(t))
         return VERDICT_AGAIN_NOW;
     if (http_status_may_pass(status) || is_one_of(t->report.code, passing))
@@ -305,14 +320,14 @@ enum err s3_perform(const struct s3_call *c, struct s3_answer *out)
         enum err e = ERR_NONE;
         enum verdict v = try_once(&t, &e);
         uint32_t at_least_ms = out->http.retry_after_ms;
-        bool uncertain = out->was_uncertain;
+        bool uncertain = out->was_uncertain || (is_change && out->http.was_resent);
         s3_credentials_deinit(&t.credentials);
         s3_place_deinit(&t.place);
         if (v == VERDICT_AGAIN_LATER) {
             if (r.failed + 1 == WARN_FROM_TRY)
                 log_warn("s3", "still trying: %s", err_text());
             /* Whatever is no clear refusal may have been done all the same. */
-            uncertain |= is_change && (out->http.was_sent || out->http.status >= 500);
+            uncertain |= is_change && out->http.was_sent;
             if (!http_try_again(&r, at_least_ms))
                 v = VERDICT_FAILED;
         }

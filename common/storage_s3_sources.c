@@ -267,8 +267,8 @@ enum err s3_source_instance(const struct s3_source_context *x, struct s3_credent
         return ERR_NOT_FOUND;
     enum err e = ask_instance(HTTP_PUT, "/latest/api/token",
                               "X-aws-ec2-metadata-token-ttl-seconds: 21600", &token);
-    if (e == ERR_UNAVAILABLE || e == ERR_TIMEOUT) /* this is no such machine */
-        e = ERR_NOT_FOUND;
+    if (e == ERR_UNAVAILABLE || e == ERR_TIMEOUT || token.status / 100 == 4)
+        e = ERR_NOT_FOUND; /* this is no such machine, or the service is switched off */
     if (e == ERR_NONE) {
         header = must_format("X-aws-ec2-metadata-token: %s", token.body);
         e = ask_instance(HTTP_GET, ROLE_PATH, header, &role);

@@ -271,8 +271,30 @@ static void test_kept_connection_that_died(void **state)
         q.piece_count = 1;
         assert_int_equal(http_perform(&q, &a), ERR_NONE);
         assert_int_equal(a.status, 200);
+        assert_false(a.was_resent);
         http_answer_deinit(&a);
     }
+    http_server_stop(s);
+    mem_free(url);
+}
+
+/* The request reached the server over a kept connection, and the answer is lost: what libcurl does
+   by itself then must not go unseen. */
+static void test_sent_twice(void **state)
+{
+    static const struct http_reply script[] = {HTTP_REPLY(OK_HELLO), HTTP_REPLY_THEN("", RESET),
+                                               HTTP_REPLY(OK_HELLO), HTTP_SCRIPT_END};
+    struct http_server *s = http_server_start(script);
+    char *url = url_of(s, "/o");
+    for (int i = 0; i < 2; i++) {
+        struct http_request q = get(url);
+        struct http_answer a;
+        q.method = HTTP_PUT;
+        assert_int_equal(http_perform(&q, &a), ERR_NONE);
+        assert_int_equal(a.was_resent, i == 1);
+        http_answer_deinit(&a);
+    }
+    assert_int_equal(http_server_request_count(s), 3);
     http_server_stop(s);
     mem_free(url);
 }
@@ -344,6 +366,7 @@ int main(void)
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_never_sent),
         cmocka_unit_test(test_kept_connection_that_died),
+        cmocka_unit_test(test_sent_twice),
         cmocka_unit_test(test_redirects_are_not_followed),
         cmocka_unit_test(test_redaction),
         cmocka_unit_test(test_encoding),
