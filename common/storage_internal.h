@@ -3,8 +3,8 @@
  * the tests' faults. For storage*.c only.
  *
  * A backend derives its reader and writer from the bases below, each as its first member, and fills
- * in the base. A new one is a file and a row in storage_backends.c. All slots but the last MUST be there. Texts
- * name the URI.
+ * in the base. A new one is a file and a row in storage_backends.c. All slots but the last MUST be
+ * there. Texts name the URI.
  */
 #ifndef PARAMD_COMMON_STORAGE_INTERNAL_H
 #define PARAMD_COMMON_STORAGE_INTERNAL_H

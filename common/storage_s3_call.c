@@ -1,6 +1,6 @@
 /*
- * One request to S3: signed anew for each try, tried again while that may help, and its failure said
- * in words.
+ * One request to S3: signed anew for each try, tried again while that may help, and its failure
+ * said in words.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /*
- * storage_s3_internal.h - what the parts of the S3 storage share: names, one request with its tries,
- * the writer. For storage_s3*.c only.
+ * storage_s3_internal.h - what the parts of the S3 storage share: names, one request with its
+ * tries, the writer. For storage_s3*.c only.
  *
  * Sources  Amazon S3 API Reference.
  */

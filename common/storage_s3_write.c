@@ -1,6 +1,6 @@
 /*
- * Writing an object: at once when it is small, else as a multipart upload whose parts go out side by
- * side while the caller goes on.
+ * Writing an object: at once when it is small, else as a multipart upload whose parts go out side
+ * by side while the caller goes on.
  *
  * Memory: a writer fills one part; those that are on their way share UPLOADING_MAX bytes among all
  * writers of the process. Parts have 8 MiB; after each thousand of them the size doubles, so that

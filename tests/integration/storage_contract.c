@@ -3,8 +3,8 @@
  *
  *     storage_contract URI [--set NAME=VALUE]... [--weak]
  *
- * --weak: the store's conditional writes are not atomic, so several writers at once may all win; what
- * is there must then be of one of them.
+ * --weak: the store's conditional writes are not atomic, so several writers at once may all win;
+ * what is there must then be of one of them.
  *
  * Goal: every promise of storage.h holds at URI: whole or not at all, one winner, byte order, exact
  * ranges, names with any character.
