@@ -120,12 +120,26 @@ static char *program_path(const char *program)
     return must_format("%s/%s", self, program);
 }
 
-/* After _Fork(), in a process that had threads: nothing but what is safe there. */
-static void become(const char *path, char **arguments, int pipe_read, pid_t parent)
+/* Ours, with what tells a daemon who its parent is, and without what was for us alone. */
+static char **child_environment(void)
 {
-    char *environment[64];
     extern char **environ;
-    size_t count = 0;
+    size_t count = 0, all = 0;
+    while (environ[all])
+        all++;
+    char **list = must_alloc((all + 2) * sizeof *list);
+    for (size_t i = 0; i < all; i++)
+        if (strncmp(environ[i], "PARAMD_PARENT_FD=", 17) != 0 &&
+            strncmp(environ[i], "NOTIFY_SOCKET=", 14) != 0)
+            list[count++] = environ[i];
+    list[count++] = "PARAMD_PARENT_FD=3";
+    list[count] = NULL;
+    return list;
+}
+
+/* After _Fork(), in a process that had threads: nothing but what is safe there. */
+static void become(char **arguments, char **environment, int pipe_read, pid_t parent)
+{
     sigset_t none;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -134,14 +148,10 @@ static void become(const char *path, char **arguments, int pipe_read, pid_t pare
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setpgid(0, 0); /* a terminal's Ctrl-C goes to the group: paramctl decides what ends when */
-    if (dup2(pipe_read, 3) < 0)
+    /* Exec must leave it open; dup2() of a descriptor to itself would not see to that. */
+    if (pipe_read == 3 ? fcntl(3, F_SETFD, 0) < 0 : dup2(pipe_read, 3) < 0)
         _exit(EXIT_FAILURE);
-    for (char **e = environ; *e && count < 62; e++)
-        if (strncmp(*e, "PARAMD_PARENT_FD=", 17) != 0 && strncmp(*e, "NOTIFY_SOCKET=", 14) != 0)
-            environment[count++] = *e;
-    environment[count++] = "PARAMD_PARENT_FD=3";
-    environment[count] = NULL;
-    execve(path, arguments, environment);
+    execve(arguments[0], arguments, environment);
     _exit(127);
 }
 
@@ -154,6 +164,7 @@ static enum err spawn(struct local *l, struct process *p)
     char *path = program_path(program);
     struct texts sets = daemon_sets(l, p->name, p->log);
     char **arguments = must_alloc((2 * sets.count + 2) * sizeof *arguments);
+    char **environment = child_environment();
     arguments[0] = path;
     for (size_t i = 0; i < sets.count; i++) {
         arguments[1 + 2 * i] = "--set";
@@ -166,13 +177,14 @@ static enum err spawn(struct local *l, struct process *p)
         p->started_ms = clock_ms();
         p->pid = _Fork(); /* not fork(): gRPC's threads and handlers may be there by now */
         if (p->pid == 0)
-            become(path, arguments, l->pipe_read, parent);
+            become(arguments, environment, l->pipe_read, parent);
         if (p->pid < 0) {
             p->pid = 0;
             err = err_set_errno(ERR_IO, errno, "cannot start %s", path);
         }
     }
     mem_free(arguments);
+    mem_free(environment);
     texts_free(&sets);
     mem_free(path);
     return err;

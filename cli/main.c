@@ -88,8 +88,18 @@ static int unknown_command(const char *name)
     return EXIT_USAGE;
 }
 
+/* Results that did not reach stdout are a failure, however well the rest went. */
+static int written(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fprintf(stderr, "error: cannot write all results to stdout: is the disk full?\n");
+    return code == EXIT_DONE ? EXIT_ERROR : code;
+}
+
 int main(int argc, char **argv)
 {
+    log_open_standard();
     mem_keep_freed();
     log_set_level(LOG_WARN);
     if (argc < 2) {
@@ -109,5 +119,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "error: %s\n", err_text());
         return EXIT_ERROR;
     }
-    return command->run(argc - 2, argv + 2);
+    return written(command->run(argc - 2, argv + 2));
 }

@@ -5,6 +5,7 @@
  * (squared) or a class with "probabilities" (softmax). Input: files of the job's format, or JSON
  * lines on stdin, an object of columns each.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +121,8 @@ static enum err predict_batch(struct predict *p, const struct batch *b)
         err = network_infer(p->network, b, &values, p->logits);
     for (uint32_t i = 0; !err && i < b->example_count; i++)
         print_prediction(p, i);
+    if (!err && ferror(stdout)) /* no use to go on */
+        err = err_set(ERR_IO, "cannot write the predictions to stdout: is the disk full?");
     return err;
 }
 
@@ -136,26 +139,44 @@ static enum err predict_files(struct predict *p, const struct option_list *files
     return err;
 }
 
+/* The next line without its end, at most LINE_MAX_BYTES; *length_out is 0 for an empty one.
+ * *is_end: there is none. */
+static enum err read_line(char *line, size_t *length_out, bool *is_end)
+{
+    size_t length = 0;
+    int byte;
+    while ((byte = getc_unlocked(stdin)) != EOF && byte != '\n') {
+        if (length == LINE_MAX_BYTES)
+            return err_set(ERR_INPUT, "the line is too long; the bound is %u bytes",
+                           LINE_MAX_BYTES);
+        line[length++] = (char)byte;
+    }
+    if (byte == EOF && ferror(stdin))
+        return err_set_errno(ERR_IO, errno, "cannot be read");
+    if (length && line[length - 1] == '\r')
+        length--;
+    *is_end = byte == EOF && length == 0;
+    *length_out = length;
+    return ERR_NONE;
+}
+
 /* A line at a time, so that a program on the other end of a pipe gets its answer at once. */
 static enum err predict_stdin(struct predict *p)
 {
-    char *line = NULL;
-    size_t capacity = 0;
-    ssize_t size;
+    char *line = must_alloc(LINE_MAX_BYTES);
     uint64_t number = 0;
+    bool is_end = false;
     enum err err = predict_open_json(p->dataset, &p->source);
 
-    while (!err && (size = getline(&line, &capacity, stdin)) >= 0) {
+    while (!err) {
         struct batch *b = NULL;
-        size_t length = (size_t)size;
+        size_t length = 0;
         number++;
-        while (length && (line[length - 1] == '\n' || line[length - 1] == '\r'))
-            line[--length] = 0;
-        if (!length)
+        err = read_line(line, &length, &is_end);
+        if (!err && is_end)
+            break;
+        if (!err && length == 0)
             continue;
-        if (length > LINE_MAX_BYTES)
-            err =
-                err_set(ERR_INPUT, "a line of %zu bytes; the bound is %u", length, LINE_MAX_BYTES);
         if (!err)
             err = predict_parse_json(p->source, (const char *const *)&line, &length, 1, &b);
         if (!err)
@@ -164,7 +185,7 @@ static enum err predict_stdin(struct predict *p)
         if (err)
             err_prefix(err, "stdin:%llu", (unsigned long long)number);
     }
-    free(line);
+    mem_free(line);
     return err;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define TEXT_MAX 1024
+#define ESCAPE_BYTES 4 /* \x0a */
 
 static _Thread_local char thread_text[TEXT_MAX];
 
@@ -17,10 +18,24 @@ static void append(char *text, const char *more)
     text[length + part] = '\0';
 }
 
-/* Arguments may point into thread_text, so the new text is put together beside it. */
+/*
+ * Arguments may point into thread_text, so the new text is put together beside it. Texts quote what
+ * users and peers sent: that must not begin a line of its own or move a terminal's cursor.
+ */
 static enum err take(enum err code, const char *text)
 {
-    memcpy(thread_text, text, strlen(text) + 1);
+    size_t length = 0;
+    for (; *text != '\0' && length < TEXT_MAX - 1; text++) {
+        unsigned char byte = (unsigned char)*text;
+        if (byte >= 0x20 && byte != 0x7f) {
+            thread_text[length++] = *text;
+            continue;
+        }
+        if (length + ESCAPE_BYTES > TEXT_MAX - 1)
+            break;
+        length += (size_t)sprintf(thread_text + length, "\\x%02x", byte);
+    }
+    thread_text[length] = '\0';
     return code;
 }
 
@@ -41,7 +56,9 @@ enum err err_set_errno(enum err code, int error_number, const char *format, ...)
     const char *reason = strerror_r(error_number, reason_space, sizeof reason_space);
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    /* However long the names are, the reason is there. */
+    size_t room = sizeof text - strlen(": ") - strnlen(reason, sizeof reason_space);
+    vsnprintf(text, room, format, arguments);
     va_end(arguments);
     append(text, ": ");
     append(text, reason);

@@ -40,6 +40,16 @@ static int is_journal(int fd)
     return fstat(fd, &status) == 0 && status.st_dev == device && status.st_ino == inode;
 }
 
+void log_open_standard(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR); /* the lowest that is free, and not closed by exec */
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 enum err log_open(const char *process, const char *path)
 {
     int target = STDERR_FILENO;

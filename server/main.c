@@ -209,6 +209,7 @@ static int serve(struct program *p)
 int main(int argc, char **argv)
 {
     struct program p = {0};
+    log_open_standard();
     mem_keep_freed();
     signal(SIGPIPE, SIG_IGN);
     int code = parse_arguments(&p, argc, argv);

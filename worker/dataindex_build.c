@@ -327,6 +327,8 @@ static enum err check_sizes(const struct build *b, const struct dataindex *d)
     if (b->data->split.kind != SPLIT_NONE && d->eval_examples == 0)
         return err_set(ERR_INPUT, "data.split: leaves none of %" PRIu64 " rows for evaluation",
                        d->train_examples);
+    if (b->data->eval.count > 0 && d->eval_examples == 0)
+        return err_set(ERR_INPUT, "data.eval: no examples to evaluate with in its files");
     return ERR_NONE;
 }
 

@@ -205,6 +205,7 @@ int main(int count, char **arguments)
     struct arguments parsed = {0};
     struct daemon_settings *settings = NULL;
     struct worker *worker = NULL;
+    log_open_standard();
     mem_keep_freed();
     int code = parse_arguments(count, arguments, &parsed);
     if (code >= 0)

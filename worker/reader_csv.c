@@ -192,18 +192,29 @@ static enum err next(struct reader *r, bool *end)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Sorted, because there may be a hundred thousand of them. */
 static enum err check_names(const char *name, const struct file_head *h)
 {
-    for (uint32_t i = 0; i < h->column_count; i++) {
-        if (h->columns[i][0] == '\0')
-            return err_set(ERR_INPUT, "%s:1: column %u of the header has no name", name, i + 1);
-        for (uint32_t j = 0; j < i; j++) {
-            if (strcmp(h->columns[i], h->columns[j]) == 0)
-                return err_set(ERR_INPUT, "%s:1: the header has the column '%s' twice", name,
-                               h->columns[i]);
-        }
+    char **sorted = mem_alloc_array(h->column_count, sizeof *sorted);
+    enum err e = sorted != NULL ? ERR_NONE : ERR_MEMORY;
+    for (uint32_t i = 0; e == ERR_NONE && i < h->column_count; i++) {
+        sorted[i] = h->columns[i];
+        if (sorted[i][0] == '\0')
+            e = err_set(ERR_INPUT, "%s:1: column %u of the header has no name", name, i + 1);
     }
-    return ERR_NONE;
+    if (e == ERR_NONE)
+        qsort(sorted, h->column_count, sizeof *sorted, compare_names);
+    for (uint32_t i = 1; e == ERR_NONE && i < h->column_count; i++) {
+        if (strcmp(sorted[i - 1], sorted[i]) == 0)
+            e = err_set(ERR_INPUT, "%s:1: the header has the column '%s' twice", name, sorted[i]);
+    }
+    mem_free(sorted);
+    return e;
 }
 
 static enum err read_names(const struct job_data *d, const char *name, struct span line,

@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import Cases, Workplace, run  # noqa: E402
+from harness import PARAMCTL, Cases, Workplace, run  # noqa: E402
 
 OK, ERROR, USAGE, FAILED, ABSENT, UNREACHABLE = 0, 1, 2, 3, 4, 6
 LIMIT_S = 60
@@ -292,6 +293,10 @@ DATA = [
      ["1 of 4 rows", "bad_rows: 0.1", "t.csv:4:5"]),
     ("csv: another header", csv_job("[a.csv, b.csv]"), {"a.csv": CSV, "b.csv": CSV.replace("user,price", "price,user")},
      FAILED, ["b.csv", "'price'", "'user'"]),
+    ("eval: no examples", csv_job("t.csv", ", eval: e.csv"), {"t.csv": CSV, "e.csv": "label,user,price\n"}, FAILED,
+     ["data.eval", "no examples"]),
+    ("eval: empty", csv_job("t.csv", ", eval: e.csv"), {"t.csv": CSV, "e.csv": ""}, FAILED, ["data.eval", "no examples"]),
+    ("csv: control characters", csv_job("t.csv"), {"t.csv": CSV.replace("price", "pr\x1bice")}, FAILED, ["pr\\x1bice"]),
     ("files: no match", csv_job('"x*.csv"'), {"t.csv": CSV}, FAILED, ["'x*.csv'"]),
     ("files: empty directory", csv_job("dir"), {"dir/.hidden": ""}, FAILED, ["'dir'"]),
     ("files: parts without _SUCCESS", csv_job("dir"), {"dir/part-0.csv": CSV}, FAILED, ["'dir'", "_SUCCESS"]),
@@ -420,6 +425,16 @@ def test_predict(place):
     for name, (text, code, fragments) in files.items():
         place.file(name, text)
         check(f"predict: {name}", place, model + [name], code, fragments)
+    with open("/dev/full", "w") as full, open("/dev/null") as empty:
+        for name, words in (("predict", model + ["p.csv"]), ("config show", ["config", "show", "-f", "j.yaml"])):
+            done = subprocess.run([PARAMCTL] + words, cwd=place.path, stdin=empty, stdout=full, stderr=subprocess.PIPE,
+                                  timeout=LIMIT_S)
+            cases.check(f"{name}: to a full disk", done.returncode == ERROR and b"stdout" in done.stderr,
+                        f"exit {done.returncode}: {done.stderr[-500:]}")
+    directory = os.open(place.path, os.O_RDONLY)
+    done = subprocess.run([PARAMCTL] + model, cwd=place.path, stdin=directory, capture_output=True, timeout=LIMIT_S)
+    os.close(directory)
+    cases.check("predict: stdin is a directory", done.returncode == ERROR and b"stdin:1" in done.stderr, done)
     check("predict: no file", place, model + ["none.csv"], ABSENT, ["none.csv"])
     place.file("k.yaml", change(csv_job("t.csv", ", eval: t.csv"), "type: lr", "type: fm, dim: 3"))
     check("predict: another model", place, ["predict", "-f", "k.yaml", "--checkpoint", "runs/j"], ERROR,

@@ -7,9 +7,11 @@ Method: small jobs on generated data; every case looks at exit code, stdout, fil
 import json
 import os
 import signal
+import subprocess
 import time
 
-from harness import Cases, Workplace, children_of, clicks_csv, clicks_job, is_alive, run, run_job, start, wait_until
+from harness import (PARAMCTL, Cases, Workplace, children_of, clicks_csv, clicks_job, is_alive, run, run_job, start,
+                     wait_until)
 
 cases = Cases()
 LONG = clicks_job(extra="").replace("epochs: 2", "epochs: 4000").replace("name: clicks", "name: long")
@@ -36,6 +38,38 @@ def result_and_files(place):
     cases.check("run: the resolved job trains the same model",
                 code == 0 and json.loads(out)["digest"] == result["digest"], out + err)
     return json.loads(out)
+
+
+def inherited(place):
+    """What a process inherits is not its own choice: closed descriptors, a large environment."""
+    words = ["-f", "job.yaml", "--fresh", "-o", "json"] + CLUSTER
+    done = subprocess.run(["sh", "-c", 'exec "$0" "$@" 0<&- 1<&- 2<&-', PARAMCTL, "run"] + words, cwd=place.path, timeout=120)
+    lock = os.path.getsize(os.path.join(place.path, "runs", "clicks", "lock"))
+    cases.check("run: without stdin, stdout and stderr", done.returncode == 0 and lock == 0, (done, lock))
+    many = dict(os.environ, PARAMD_TEST_LAST="seen", **{f"PARAMD_TEST_{i}": "x" for i in range(300)})
+    process = start(["run", "-f", "long.yaml"] + CLUSTER, place.path, env=many)
+    try:
+        cases.check("run: four daemons start", wait_until(lambda: len(daemons_of(process.pid)) == 4, 20), "they do not")
+        for pid in daemons_of(process.pid):
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                there = f.read().split(b"\0")
+            cases.check("run: daemons have the whole environment",
+                        b"PARAMD_TEST_LAST=seen" in there and sum(v.startswith(b"PARAMD_TEST_") for v in there) == 301, there)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def daemons_of(pid):
+    """The children that have become a daemon."""
+    found = []
+    for child in children_of(pid):
+        try:
+            with open(f"/proc/{child}/cmdline", "rb") as f:
+                found += [child] if b"paramd-" in f.read().split(b"\0")[0] else []
+        except FileNotFoundError:
+            pass
+    return found
 
 
 def over_existing(place, result):
@@ -185,6 +219,7 @@ def main():
         place.file("long.yaml", LONG)
         result = result_and_files(place)
         over_existing(place, result)
+        inherited(place)
         eval_and_predict(place)
         interrupted(place)
         process_lost(place)

@@ -408,12 +408,14 @@ static void test_refused_data(void **state)
         {"y,b\n1,x\n", NULL, "", "the data has no column 'a'"},
         {"y,a\n", NULL, "", "no examples to train on"},
         {"", "", "", "all 2 files are empty"},
+        {"y,a\n1,x\n", NULL, ", eval: $/e.csv", "data.eval: no examples"},
         {"y,a\n1,x\n", NULL, ", split: {by: hash, column: a, eval_fraction: 0.0001}",
          "data.split: leaves none"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         char *directory = data_fixture_make(), checksum[SHA256_HEX_SIZE];
         mem_free(data_fixture_write(directory, "t1.csv", span_of(cases[i].first)));
+        mem_free(data_fixture_write(directory, "e.csv", span_of("y,a\n")));
         if (cases[i].second != NULL)
             mem_free(data_fixture_write(directory, "t2.csv", span_of(cases[i].second)));
         char *yaml = must_format("data: {format: csv, train: '$/t*.csv', label: y%s}\n"

@@ -45,6 +45,20 @@ static void test_long_texts_are_cut(void **state)
     assert_int_equal(strncmp(err_text(), "front: aaa", 10), 0);
     err_set_errno(ERR_IO, EIO, "%s", text);
     assert_int_equal(strlen(err_text()), length);
+    assert_non_null(strstr(err_text(), "aaa: Input/output error"));
+}
+
+/* What users and peers sent is in texts that go to a terminal. */
+static void test_control_characters_are_escaped(void **state)
+{
+    err_set(ERR_INPUT, "value '%s' of 'ü'", "a\nb\r\x1b[2J\x7f");
+    assert_string_equal(err_text(), "value 'a\\x0ab\\x0d\\x1b[2J\\x7f' of 'ü'");
+    char text[4000];
+    memset(text, '\n', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    err_set(ERR_INPUT, "%s", text);
+    assert_in_range(strlen(err_text()), 1000, 1023);
+    assert_string_equal(err_text() + strlen(err_text()) - 4, "\\x0a");
 }
 
 static void test_names(void **state)
@@ -110,6 +124,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_texts),
         cmocka_unit_test(test_long_texts_are_cut),
+        cmocka_unit_test(test_control_characters_are_escaped),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_text_is_per_thread),
         cmocka_unit_test(test_check_aborts_with_its_place),
