@@ -24,6 +24,7 @@
 #define DENSE_BLOCK_VALUES 16384u      /* floats of a dense block (grows if > 4096 blocks) */
 #define MESSAGE_MAX_BYTES (1u << 30)   /* one RPC message */
 #define WIRE_BLOCK_MAX 65536u          /* block descriptors in one message */
+#define COLUMN_MAX 32768u              /* of a data set */
 #define RECORD_MAX_BYTES (1u << 24)    /* one input record */
 
 #endif

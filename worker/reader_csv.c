@@ -3,8 +3,10 @@
  * doubled quotes; with escape: backslash a backslash inside quotes takes the next character as it
  * is. Lines end with LF or CRLF. A quote inside an unquoted field is a character like others.
  */
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/limits.h"
 #include "common/mem.h"
 #include "worker/reader_internal.h"
 
@@ -197,9 +199,12 @@ static int compare_names(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* Sorted, because there may be a hundred thousand of them. */
+/* Sorted, because there may be thousands of them. */
 static enum err check_names(const char *name, const struct file_head *h)
 {
+    if (h->column_count > COLUMN_MAX)
+        return err_set(ERR_LIMIT, "%s:1: the header has %u columns; the most is %u", name,
+                       h->column_count, COLUMN_MAX);
     char **sorted = mem_alloc_array(h->column_count, sizeof *sorted);
     enum err e = sorted != NULL ? ERR_NONE : ERR_MEMORY;
     for (uint32_t i = 0; e == ERR_NONE && i < h->column_count; i++) {
