@@ -27,6 +27,7 @@ struct replica {
     uint64_t read_to; /* the last batch that was read */
     struct tally *tally;
     bool is_over;
+    bool has_stepped;
 };
 
 struct trainer {
@@ -392,6 +393,9 @@ static enum err train_step(struct trainer *t, struct replica *r)
     t->in_exchange_ns += clock_ns() - start_ns;
     batch_release(*place);
     *place = NULL;
+    if (e == ERR_NONE && !r->has_stepped)
+        log_info("trainer", "first step rank=%" PRIu32 " step=%" PRIu64, r->rank, work.step);
+    r->has_stepped = true;
     return e == ERR_NONE ? ERR_NONE : rank_over(t, r, e);
 }
 

@@ -23,7 +23,7 @@ from cluster import Cluster
 from disturb import DAEMONS, Jobs, Run
 from harness import Cases, Workplace, wait_until
 
-EPOCHS = 60  # of 16 steps
+EPOCHS = {False: 60, True: 400}  # of 16 steps; away for a minute or not
 AWAY = 6  # seconds; sessions live for 2
 
 
@@ -161,7 +161,7 @@ def main():
         jobs = Jobs(place)
         jobs.lock = threading.Lock()
         with open(jobs.path("depth2"), encoding="utf-8") as f:
-            text = f.read().replace("name: depth2", "name: long").replace("epochs: 12", f"epochs: {EPOCHS}")
+            text = f.read().replace("name: depth2", "name: long").replace("epochs: 12", f"epochs: {EPOCHS[arguments.minute]}")
         # An evaluation's verdict has to be recorded before training goes on.
         text = text.replace(f", eval: {place.path}/test.csv", "")
         place.file("long.yaml", text)
@@ -171,7 +171,7 @@ def main():
             if not all(text in title for text in arguments.only):
                 continue
             case = Case(jobs, cases, arguments, title, settings)
-            case.away, case.grace = (60, 20) if arguments.minute else (AWAY, 1)
+            case.away, case.grace = (60, 10) if arguments.minute else (AWAY, 1)
             if act is held:
                 case.settings.append(f"registry_grace={case.grace}s")
             threads.append(threading.Thread(target=case.play, args=(act,)))
