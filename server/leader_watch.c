@@ -10,7 +10,7 @@
 #include "common/mem.h"
 
 #define LEAD_EVERY_MS 250u
-#define LOOK_EVERY_MS 100u
+#define LOOK_EVERY_MS 50u
 #define MISSES_MAX    2u /* looks without a member before it counts as gone */
 #define SETTLE_MS     3000u
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Goal: from kill -9 of a server to the first step after it takes the session time-out and a second, for a model of 1 GiB
-on local disk; and no longer when a worker is killed.
+"""Goal: from kill -9 of a server to the first step after it takes the session time-out and a second, for a model of
+1 GiB on local disk; and no longer when a worker is killed.
 
-Method: two servers, two workers and a ZooKeeper with a session time-out of 2 s. A job trains one epoch and takes its last
-checkpoint, then goes on for many more; servers and workers are killed in turns, at random moments, and started again at
+Method: two servers, two workers and a ZooKeeper with a session time-out of 2 s. A job trains one epoch and takes its
+last checkpoint, then goes on for many more; servers and workers are killed in turns, at random moments, and started again at
 once. The time is that between the kill and the last rank's first step since, by the daemons' logs. When ZooKeeper took
-the member for dead, when the job was formed anew and when its shards had restored tells where it went.
+the member for dead, when the job was formed anew and when its shards had restored tells where it went. The CPU time
+that the servers took for it does not depend on who else uses the machine.
 
 bench_recovery.py [KILLS [tiny|large]...]
 """
@@ -99,13 +100,23 @@ class Bench:
         self.await_lines(since, "checkpoint name=", 1, 300)
 
     def call(self, *arguments):
-        subprocess.run([PARAMCTL, *arguments, "--registry", self.cluster.registry], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([PARAMCTL, *arguments, "--registry", self.cluster.registry], check=True,
+                       stdout=subprocess.DEVNULL)
+
+    def cpu_of_servers(self):
+        ticks = 0
+        for name in DAEMONS[:2]:
+            with open(f"/proc/{self.cluster.daemons[name].pid}/stat", encoding="ascii") as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def kill(self, name):
         """-> seconds to {what}, of which "first step" is the end"""
         since = time.time()
         self.cluster.kill(name)
         self.cluster.restart_dead()
+        before = self.cpu_of_servers()
         took = {}
         if name.startswith("server"):
             took["seen"] = self.await_lines(since, " recovers: ", 1)[-1][0] - since
@@ -117,14 +128,15 @@ class Bench:
             took["seen"] = self.await_lines(since, " is out ", 1)[-1][0] - since
             steps = self.await_lines(since + took["seen"], "first step", 1)
         took["first step"] = steps[-1][0] - since
+        took["CPU of the servers"] = self.cpu_of_servers() - before
         return took
 
 
 def describe(kind, name, all_took):
     total = [t["first step"] for t in all_took]
     parts = ", ".join(f"{part} {statistics.median(t[part] for t in all_took):.2f}" for part in all_took[0])
-    print(f"{name}, kill -9 of a {kind}: median {statistics.median(total):.2f} s, worst {max(total):.2f} s of {len(total)} "
-          f"(session time-out {SESSION_S} s, aim {AIM_S} s); medians after the kill: {parts}", flush=True)
+    print(f"{name}, kill -9 of a {kind}: median {statistics.median(total):.2f} s, worst {max(total):.2f} s of "
+          f"{len(total)} (session time-out {SESSION_S} s, aim {AIM_S} s); medians after the kill: {parts}", flush=True)
 
 
 def play(name, kills):
@@ -136,8 +148,8 @@ def play(name, kills):
                 cluster.start(daemon)
             bench = Bench(place, cluster, name)
             bench.begin()
-            size = int(subprocess.run(["du", "-sm", f"{place.path}/store"], capture_output=True, check=True).stdout.split()[0])
-            print(f"{name}: {size} MiB of checkpoints", flush=True)
+            used = subprocess.run(["du", "-sm", f"{place.path}/store"], capture_output=True, check=True)
+            print(f"{name}: {int(used.stdout.split()[0])} MiB of checkpoints", flush=True)
             r = random.Random(1)
             for kind in ("server", "worker"):
                 all_took = []

@@ -226,6 +226,7 @@ def stopped_and_resumed(client):
     client.reaches("long", ["RUNNING"])
     code, _, err = client.call("kill", "long")
     cases.check("kill: taken, the job is over", code == DONE and client.reaches("long", ["STOPPED", "FAILED"]), err)
+    return whole.get("digest")
 
 
 def queue(client, digest):
@@ -250,6 +251,18 @@ def queue(client, digest):
     cases.check("queue: the second, too", code == DONE, err)
     code, out, _ = client.call("checkpoints", "digest", client.status("q3").get("checkpoint", "none"))
     cases.check("queue: the third has the right digest", digest in out, out)
+
+
+def all_of_the_queue(client, digests):
+    """Three jobs at once, room for two: all run to their ends, with the models that they make alone."""
+    for name, file in (("r1", "b.yaml"), ("r2", "b.yaml"), ("r3", "a.yaml")):
+        client.call("submit", "-f", file, "--fresh", "--set", f"name={name}")
+    waited = wait_until(lambda: [client.state(n) for n in ("r1", "r2", "r3")] == ["RUNNING", "RUNNING", "QUEUED"], 20)
+    cases.check("three jobs, room for two: two run, one waits", waited, client.json("list")[1])
+    ended = wait_until(lambda: all(client.state(n) == "DONE" for n in digests), LIMIT_S)
+    found = {n: client.call("checkpoints", "digest", client.status(n).get("checkpoint", "none"))[1].strip()
+             for n in digests}
+    cases.check("three jobs, room for two: all end with the right digests", ended and found == digests, found)
 
 
 def leader_killed(place, client, daemons):
@@ -311,8 +324,9 @@ def main():
             wrong_names(client)
             failing(place, client)
             held(client)
-            stopped_and_resumed(client)
+            whole = stopped_and_resumed(client)
             queue(client, digest)
+            all_of_the_queue(client, {"r1": whole, "r2": whole, "r3": digest})
             leader_killed(place, client, daemons)
             idle_daemons_leave(daemons)
         code, _, err = client.call("list", "--set", "call_timeout=1s", timeout=30)
