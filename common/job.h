@@ -242,6 +242,7 @@ struct job_model {
     double l2;
     uint32_t cross_layers, low_rank; /* dcn */
     enum cross_structure structure;  /* dcn */
+    bool wide;                       /* dcn, dlrm: plus the linear terms */
     struct width_list bottom;        /* dlrm: the hidden layers under its dense input */
     struct job_layer *layers;        /* MODEL_LAYERS */
     size_t layer_count;

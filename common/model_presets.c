@@ -146,7 +146,7 @@ static enum err check_wide(const struct job *j, const struct features_spec *f)
     if (j->model.loss == LOSS_SOFTMAX)
         return err_set(ERR_INPUT,
                        "model.loss: softmax, and %s has one output; use logistic or squared, or "
-                       "type mlp, dcn or dlrm",
+                       "type mlp, or dcn or dlrm without wide",
                        model_type_name(j->model.type));
     if (f->table_count == 0)
         return err_set(ERR_INPUT, "features: none is categorical, and %s needs at least one",
@@ -154,9 +154,22 @@ static enum err check_wide(const struct job *j, const struct features_spec *f)
     return ERR_NONE;
 }
 
+/* The output of a model that may have a wide part beside it. */
+static void add_outputs(const struct job *j, struct inputs in, struct job_layers *out)
+{
+    add_output(j, j->model.wide ? "deep_output" : "output", in, out);
+    if (j->model.wide)
+        add(out, "output", JOB_LAYER_SUM, IN("wide", "deep_output"));
+}
+
+static enum err check_dcn(const struct job *j, const struct features_spec *f)
+{
+    return j->model.wide ? check_wide(j, f) : check_deep(j, f);
+}
+
 static enum err check_embeddings(const struct job *j, const struct features_spec *f)
 {
-    enum err err = check_deep(j, f);
+    enum err err = check_dcn(j, f);
     if (err == ERR_NONE && f->table_count == 0)
         return err_set(ERR_INPUT, "features: none is categorical, and %s needs at least one",
                        model_type_name(j->model.type));
@@ -204,11 +217,11 @@ static void make_dcn(const struct job *j, const struct features_spec *f, struct 
     cross->low_rank = j->model.low_rank;
     if (j->model.structure == STRUCTURE_STACKED) {
         bool has_deep = add_deep(j, "deep", IN("cross"), out);
-        add_output(j, "output", IN(has_deep ? "deep" : "cross"), out);
+        add_outputs(j, IN(has_deep ? "deep" : "cross"), out);
         return;
     }
     bool has_deep = add_deep(j, "deep", in, out);
-    add_output(j, "output", IN("cross", has_deep ? "deep" : NULL), out);
+    add_outputs(j, IN("cross", has_deep ? "deep" : NULL), out);
 }
 
 /* A bottom network makes a vector of the dense input; products of all pairs; a top network. */
@@ -226,7 +239,7 @@ static void make_dlrm(const struct job *j, const struct features_spec *f, struct
     add(out, "dot", JOB_LAYER_DOT, IN(bottom, "embeddings"));
     struct inputs in = IN(bottom, "dot");
     bool has_top = add_deep(j, "top", in, out);
-    add_output(j, "output", has_top ? IN("top") : in, out);
+    add_outputs(j, has_top ? IN("top") : in, out);
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */
@@ -264,7 +277,7 @@ static const struct preset presets[] = {
     {MODEL_MLP, check_deep, make_mlp},
     {MODEL_WIDE_DEEP, check_wide, make_wide_deep},
     {MODEL_DEEPFM, check_wide, make_deepfm},
-    {MODEL_DCN, check_deep, make_dcn},
+    {MODEL_DCN, check_dcn, make_dcn},
     {MODEL_DLRM, check_embeddings, make_dlrm},
     {MODEL_LAYERS, check_layers, copy_layers},
 };

@@ -136,6 +136,8 @@ const struct setting job_settings[] = {
     {"model.structure", SETTING_CHOICE, AT(model.structure), .initial = "stacked", .applies = DCN,
      .change = CHANGE_NEVER, .choices = NAMES("stacked", "parallel"),
      .help = "The hidden layers read the cross layers' output, or stand beside them."},
+    {"model.wide", SETTING_BOOL, AT(model.wide), .initial = "false", .applies = DCN | DLRM,
+     .change = CHANGE_NEVER, .help = "Adds the sum of the linear terms to the output."},
     {"model.bottom", AT(model.bottom), CODEC(widths), .initial = "[64]", .applies = DLRM,
      .change = CHANGE_NEVER, .min = 1, .max = 65536, .form = "a list of widths from 1 to 65536",
      .help = "Widths of the hidden layers over the dense input; one of model.dim follows."},

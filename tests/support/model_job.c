@@ -59,6 +59,7 @@ void model_job_init(struct model_job *out, const struct model_case *c)
         .cross_layers = c->cross_layers > 0 ? c->cross_layers : 3,
         .low_rank = c->low_rank,
         .structure = c->structure,
+        .wide = c->wide,
         .bottom = {out->bottom, c->bottom > 0},
     };
     out->bottom[0] = c->bottom;

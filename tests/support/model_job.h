@@ -26,6 +26,7 @@ struct model_case {
     double l2;
     uint32_t cross_layers, low_rank;
     enum cross_structure structure;
+    bool wide;
     uint32_t bottom;                       /* dlrm: width of its one hidden layer */
     const char *layers;                    /* MODEL_LAYERS: the YAML of model.layers */
     uint32_t table_dims[MODEL_JOB_TABLES]; /* 0: dim */

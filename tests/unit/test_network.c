@@ -248,6 +248,7 @@ static void test_deep_models(void **state)
          .classes = 3,
          .structure = STRUCTURE_PARALLEL},
         {.type = MODEL_DCN, .dim = 3, .cross_layers = 1, .structure = STRUCTURE_PARALLEL},
+        {.type = MODEL_DCN, .dim = 3, .hidden = {6}, .hidden_count = 1, .wide = true},
         {.type = MODEL_DLRM, .dim = 4, .bottom = 5, .hidden = {6}, .hidden_count = 1},
         {.type = MODEL_DLRM, .dim = 9, .hidden = {6}, .hidden_count = 1},
         {.type = MODEL_DLRM, .dim = 24, .loss = LOSS_SQUARED},
