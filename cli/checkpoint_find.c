@@ -100,3 +100,69 @@ enum err checkpoint_find_older(const char *uri, const char *refused, char **dire
 {
     return find(uri, refused, directory_out);
 }
+
+static enum err has_some(const char *uri, bool *out)
+{
+    struct checkpoint_listing *l = NULL;
+    size_t count = 0;
+    enum err err = checkpoint_list(uri, &l, &count);
+
+    *out = count > 0;
+    checkpoint_listing_free(l, count);
+    return err;
+}
+
+enum err checkpoint_find_directory(const char *uri, char **directory_out)
+{
+    struct storage_list list = {0};
+    char *bare = without_slashes(uri), *found = NULL;
+    bool some = false;
+    enum err err = has_some(bare, &some);
+
+    if (!err && !some)
+        err = storage_list(bare, &list);
+    if (err == ERR_NOT_FOUND)
+        err = ERR_NONE;
+    for (size_t i = 0; !err && i < list.count; i++) {
+        if (!list.entries[i].info.is_directory)
+            continue;
+        char *below = storage_join(bare, list.entries[i].name);
+        err = has_some(below, &some);
+        if (!err && some && found)
+            err = err_set(ERR_INPUT, "%s has checkpoints of several jobs, as %s and %s: name one",
+                          bare, found, below);
+        if (!err && some && !found)
+            found = below;
+        else
+            mem_free(below);
+    }
+    storage_list_deinit(&list);
+    if (err) {
+        mem_free(found);
+        mem_free(bare);
+        return err;
+    }
+    *directory_out = found ? found : bare;
+    if (found)
+        mem_free(bare);
+    return ERR_NONE;
+}
+
+enum err checkpoint_find_job(const char *uri, const struct option_list *sets,
+                             const struct option_list *vars, struct job **out)
+{
+    struct checkpoint_manifest *m = NULL;
+    char *directory = NULL;
+    enum err err = checkpoint_find(uri, &directory);
+
+    if (!err)
+        err = checkpoint_read_manifest(directory, &m, NULL);
+    if (!err) {
+        struct job_source source = {directory, m->job_yaml, strlen(m->job_yaml),
+                                    sets ? sets->items : NULL, vars ? vars->items : NULL};
+        err = job_parse(&source, out);
+    }
+    checkpoint_manifest_destroy(m);
+    mem_free(directory);
+    return err;
+}

@@ -4,6 +4,7 @@
 #ifndef PARAMD_CLI_CHECKPOINT_FIND_H
 #define PARAMD_CLI_CHECKPOINT_FIND_H
 
+#include "cli/cli.h"
 #include "common/err.h"
 
 /*
@@ -17,5 +18,13 @@ enum err checkpoint_find(const char *uri, char **directory_out) MUST_CHECK;
    ERR_NOT_FOUND also when `uri` named that very checkpoint. */
 enum err checkpoint_find_older(const char *uri, const char *refused,
                                char **directory_out) MUST_CHECK;
+/*
+ * What lists all checkpoints: `uri` if there are any in it, else the only job's directory in it
+ * that has some, else `uri`. Freed with mem_free().
+ */
+enum err checkpoint_find_directory(const char *uri, char **directory_out) MUST_CHECK;
+/* The job that the checkpoint was made with, changed by `sets`. `uri`: as checkpoint_find(). */
+enum err checkpoint_find_job(const char *uri, const struct option_list *sets,
+                             const struct option_list *vars, struct job **out) MUST_CHECK;
 
 #endif

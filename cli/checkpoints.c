@@ -1,8 +1,9 @@
 /*
  * checkpoints.c - `paramctl checkpoints ls|show|verify|digest|gc URI`.
  *
- * URI is a job's directory (`runs/demo/demo`), or one checkpoint's (`runs/demo/demo/1-470`); show,
- * verify and digest take the newest good one of a job's directory.
+ * URI is a job's directory (`runs/demo/demo`), the one above it while that has one job's only, or
+ * one checkpoint's (`runs/demo/demo/1-470`); show, verify and digest take the newest good one of a
+ * directory.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -162,11 +163,13 @@ int command_checkpoints(int argc, char **argv)
         goto out;
     }
     const char *verb = words.items[0], *uri = words.items[1];
-    if (strcmp(verb, "ls") == 0) {
-        code = list(uri, is_json);
-    } else if (strcmp(verb, "gc") == 0) {
-        code = keep ? clean(uri, keep, hours < 100000000 ? hours : 100000000)
-                    : usage("checkpoints", "--keep: '0' would remove the model; give 1 or more");
+    if (strcmp(verb, "gc") == 0 && !keep) {
+        usage("checkpoints", "--keep: '0' would remove the model; give 1 or more");
+    } else if (strcmp(verb, "ls") == 0 || strcmp(verb, "gc") == 0) {
+        enum err err = checkpoint_find_directory(uri, &directory);
+        code = err              ? fail(err)
+               : verb[0] == 'l' ? list(directory, is_json)
+                                : clean(directory, keep, hours < 100000000 ? hours : 100000000);
     } else if (strcmp(verb, "show") == 0 || strcmp(verb, "verify") == 0 ||
                strcmp(verb, "digest") == 0) {
         enum err err = checkpoint_find(uri, &directory);

@@ -80,7 +80,7 @@ struct option {
     void *value;
 };
 
-/* Prints what is wrong and the command's synopsis, and returns false; --help prints it, too. */
+/* Prints what is wrong and the command's synopsis, and returns false. main() sees to --help. */
 bool options_parse(const char *command, int argc, char **argv, const struct option *options,
                    size_t option_count, struct option_list *positional);
 void option_list_free(struct option_list *l);

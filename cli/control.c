@@ -112,7 +112,8 @@ static int stop(const char *command, int argc, char **argv, bool is_kill)
         request.job = (char *)c.job;
         request.checkpoint = !is_kill && !c.no_checkpoint;
         request.kill = is_kill;
-        code = simple_call(&c, CONTROL_STOP, &request.base, is_kill ? "killed" : "stops");
+        code = simple_call(&c, CONTROL_STOP, &request.base,
+                           is_kill ? "killed" : "stops at its next drain point");
     }
     control_deinit(&c);
     return code;

@@ -98,8 +98,8 @@ int command_eval(int argc, char **argv)
     if (!options_parse("eval", argc, argv, options, 5, NULL) ||
         !parse_output("eval", e.output, &e.is_json, &code))
         goto out;
-    if (!e.file || !e.checkpoint) {
-        usage("eval", "%s is missing", e.file ? "--checkpoint URI" : "-f JOB.yaml");
+    if (!e.checkpoint) {
+        usage("eval", "--checkpoint URI is missing");
         goto out;
     }
     split_sets(&e.sets, &e.job_sets, &e.daemon_sets);
@@ -109,7 +109,8 @@ int command_eval(int argc, char **argv)
         all.items[all.count] = e.job_sets.items[all.count];
     all.items[all.count++] = one_server;
     all.items[all.count++] = one_worker;
-    enum err err = load_job(e.file, &all, &e.vars, &e.job);
+    enum err err = e.file ? load_job(e.file, &all, &e.vars, &e.job)
+                          : checkpoint_find_job(e.checkpoint, &all, &e.vars, &e.job);
     code = err ? fail(err) : evaluate(&e);
     option_list_free(&all);
 out:

@@ -134,10 +134,6 @@ bool options_parse(const char *command, int argc, char **argv, const struct opti
     for (int i = 0; i < argc; i++) {
         if (!only_words && strcmp(argv[i], "--") == 0) {
             only_words = true;
-        } else if (!only_words && (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)) {
-            const struct command *c = command_find(command);
-            fprintf(stderr, "usage: paramctl %s\n", c ? c->synopsis : command);
-            return false;
         } else if (!only_words && argv[i][0] == '-' && argv[i][1]) {
             if (!parse_one(command, argc, argv, &i, options, option_count))
                 return false;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/checkpoint_find.h"
 #include "cli/cli.h"
 #include "cli/model_store.h"
 #include "common/mem.h"
@@ -160,6 +161,20 @@ static enum err read_line(char *line, size_t *length_out, bool *is_end)
     return ERR_NONE;
 }
 
+/* Somebody who pipes a file of the job's format into stdin is told what to do instead. */
+static void explain(enum err err, const char *line, uint64_t number)
+{
+    char *why = must_strdup(err_text());
+
+    err_set(
+        err, "stdin:%llu: %s%s", (unsigned long long)number, why,
+        err == ERR_INPUT && *line != '{' && *line != '['
+            ? "; stdin takes JSON lines such as {\"column\": value}, a file of the job's format "
+              "is named on the command line"
+            : "");
+    mem_free(why);
+}
+
 /* A line at a time, so that a program on the other end of a pipe gets its answer at once. */
 static enum err predict_stdin(struct predict *p)
 {
@@ -183,7 +198,7 @@ static enum err predict_stdin(struct predict *p)
             err = predict_batch(p, b);
         batch_release(b);
         if (err)
-            err_prefix(err, "stdin:%llu", (unsigned long long)number);
+            explain(err, line, number);
     }
     mem_free(line);
     return err;
@@ -209,7 +224,11 @@ int command_predict(int argc, char **argv)
         usage("predict", "--checkpoint URI is missing");
         goto out;
     }
-    enum err err = file ? load_job(file, &sets, &vars, &job) : ERR_NONE;
+    enum err err = ERR_NONE;
+    if (file)
+        err = load_job(file, &sets, &vars, &job);
+    else if (sets.count || vars.count)
+        err = checkpoint_find_job(checkpoint, &sets, &vars, &job);
     if (!err)
         err = open_model(&p, checkpoint, job);
     if (!err)

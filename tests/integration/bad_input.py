@@ -198,6 +198,11 @@ COMMANDS = [
     (["predict", "-f", "j.yaml", "--checkpoint", "nowhere"], ABSENT, ["nowhere"]),
     (["eval", "-f", "j.yaml"], USAGE, ["--checkpoint URI is missing"]),
     (["eval", "-f", "j.yaml", "--checkpoint", "nowhere"], ABSENT, ["nowhere"]),
+    (["eval", "--checkpoint", "nowhere"], ABSENT, ["nowhere"]),
+    (["help"], OK, ["paramctl run -f JOB.yaml", "paramctl version", "help COMMAND"]),
+    (["help", "predict"], OK, ["usage: paramctl predict", "--checkpoint URI", "JSON lines on stdin"]),
+    (["status", "--help"], OK, ["usage: paramctl status", "--registry URI"]),
+    (["help", "rnu"], USAGE, ["'rnu' is not a command", "did you mean 'run'?"]),
 ]
 
 
@@ -392,7 +397,7 @@ PREDICT = [
     ('{"user":"u1","price":3,"more":2}\n', OK, ['{"prediction":']),
     ('{"user":"u1"}\n', OK, ['{"prediction":']),
     ("", OK, []),
-    ("hello\n", ERROR, ["stdin:1", "column 1"]),
+    ("hello\n", ERROR, ["stdin:1", "column 1", "stdin takes JSON lines"]),
     ("[1]\n", ERROR, ["stdin:1", "not an object"]),
     ('{"user":"u1","price":"x"}\n', ERROR, ["stdin:1", "'x' is not a number", "'price'"]),
     ('{"user":{"a":1},"price":1}\n', ERROR, ["stdin:1", "'user' is an object"]),
