@@ -15,6 +15,7 @@
 
 #define PLAIN_EVERY_MS  10000u
 #define SAMPLE_EVERY_MS 1000u
+#define RATE_OVER_MS    2000u
 
 struct display {
     int metrics; /* descriptor, or -1 */
@@ -216,12 +217,14 @@ static void show_recovery(struct display *p, const Paramd__Control__StatusReply 
 
 /* ---- the line ---- */
 
+/* Workers report now and then: the rate is that between two reports, not between two questions. */
 static void update_rate(struct display *p, const Paramd__Control__StatusReply *s, uint64_t now)
 {
     if (!p->rate_ms || s->examples < p->rate_examples) {
+        p->rate = 0;
         p->rate_ms = now;
         p->rate_examples = s->examples;
-    } else if (now - p->rate_ms >= 1000) {
+    } else if (now - p->rate_ms >= RATE_OVER_MS && s->examples > p->rate_examples) {
         p->rate = (double)(s->examples - p->rate_examples) * 1000 / (double)(now - p->rate_ms);
         p->rate_ms = now;
         p->rate_examples = s->examples;
@@ -241,10 +244,11 @@ static void describe(const struct display *p, const Paramd__Control__StatusReply
             str_append_format(out, ": %s", s->why);
         return;
     }
-    str_append_format(out, "step %llu/%llu  epoch %u/%u  %.0f examples/s  loss %.5f",
-                      (unsigned long long)s->step, (unsigned long long)s->last_step,
-                      s->epoch < s->epochs ? s->epoch + 1 : s->epochs, s->epochs, rate,
-                      s->objective);
+    str_append_format(out, "step %llu/%llu  epoch %u/%u", (unsigned long long)s->step,
+                      (unsigned long long)s->last_step,
+                      s->epoch < s->epochs ? s->epoch + 1 : s->epochs, s->epochs);
+    if (s->examples) /* before the first report there is neither a rate nor a loss */
+        str_append_format(out, "  %.0f examples/s  loss %.5f", rate, s->objective);
     if (s->step && s->train_seconds > 0 && s->last_step > s->step && s->examples) {
         double per_step = s->train_seconds / (double)s->step;
         double left = per_step * (double)(s->last_step - s->step);
@@ -335,9 +339,13 @@ void display_summary(const Paramd__Control__StatusReply *s, const char *digest,
 
     fprintf(stderr, "\njob         %s: %s%s\n", s->job, s->state,
             s->stopped_early ? " (stopped early)" : "");
-    fprintf(stderr, "trained     %llu steps, %u epochs, %llu examples in %.2f s: %.0f examples/s\n",
-            (unsigned long long)s->step, s->epoch, (unsigned long long)s->examples,
-            s->train_seconds, s->train_seconds > 0 ? (double)s->examples / s->train_seconds : 0.0);
+    fprintf(stderr, "trained     %llu steps, %u epochs", (unsigned long long)s->step, s->epoch);
+    if (s->examples && s->train_seconds > 0)
+        fprintf(stderr, ", %llu examples in %.2f s: %.0f examples/s\n",
+                (unsigned long long)s->examples, s->train_seconds,
+                (double)s->examples / s->train_seconds);
+    else
+        fprintf(stderr, "; nothing by this run\n");
     if (pipeline_depth)
         fprintf(stderr, "pipeline    gradients are %u step%s late\n", pipeline_depth,
                 pipeline_depth > 1 ? "s" : "");
@@ -346,7 +354,8 @@ void display_summary(const Paramd__Control__StatusReply *s, const char *digest,
                 "time        read %.0f %%  push-pull %.0f %%  compute %.0f %%  wait %.0f %%\n",
                 share(t->read, t->total), share(t->exchange, t->total), share(t->compute, t->total),
                 share(t->wait, t->total));
-    fprintf(stderr, "objective   %.6f\n", s->objective);
+    if (s->examples)
+        fprintf(stderr, "objective   %.6f\n", s->objective);
     if (e) {
         struct str text = {0};
         append_metrics(&text, e);
