@@ -19,6 +19,7 @@
 #include "cli/job_run.h"
 #include "cli/local.h"
 #include "cli/messages.h"
+#include "cli/resume.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -91,7 +92,10 @@ static enum err load(struct run *r)
     if (r->workers >= 0 || r->servers == 0)
         all.items[count++] = texts[1] =
             must_format("resources.workers=%lld", r->servers == 0 ? 1 : (long long)r->workers);
+    all.count = count;
     enum err err = load_job(r->file, &all, &r->vars, &r->job);
+    if (!err && r->resume.given)
+        err = resume_keep_ranks(r->file, &all, &r->vars, &r->job);
     mem_free(texts[0]);
     mem_free(texts[1]);
     mem_free(all.items);

@@ -18,6 +18,7 @@
 #include "cli/cli.h"
 #include "cli/cluster.h"
 #include "cli/messages.h"
+#include "cli/resume.h"
 #include "cli/watch.h"
 #include "common/mem.h"
 #include "common/storage.h"
@@ -248,6 +249,8 @@ int command_submit(int argc, char **argv)
 
     if (code == EXIT_DONE) {
         enum err err = load_job(o.file, &o.job_sets, &o.vars, &o.job);
+        if (!err && o.resume.given)
+            err = resume_keep_ranks(o.file, &o.job_sets, &o.vars, &o.job);
         if (!err)
             err = cluster_find(&o.where, NULL, &o.cluster);
         if (!err)

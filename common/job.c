@@ -428,8 +428,7 @@ static enum err differ(const struct job_line *before, const struct job_line *now
     for (uint32_t i = 0; i < named->depth; i++)
         str_append_format(&path, "%s%s", i ? "." : "", named->names[i]);
     enum err e = err_set(ERR_REFUSED,
-                         "%s: was %s and is now %s; a run that resumes must keep it: undo that, or "
-                         "start anew with --fresh",
+                         "%s: was %s and is now %s; a run that resumes must keep it: undo that",
                          path.data, same || !now ? before->value : "not there",
                          same || now ? now->value : "not there");
     str_deinit(&path);

@@ -267,6 +267,7 @@ struct job_train {
     uint32_t pipeline_depth;
     uint32_t staleness;
     uint32_t ranks;
+    bool ranks_by_default; /* not given: as many as resources.workers */
     uint32_t drain_every;
     double clip_norm; /* 0: none */
     uint32_t max_skipped;

@@ -260,7 +260,8 @@ static enum err check_crosses(struct job *j, const struct conf_node *root)
 static enum err check_train(struct job *j, const struct conf_node *root)
 {
     enum consistency mode = j->train.consistency;
-    if (!j->train.ranks)
+    j->train.ranks_by_default = !j->train.ranks;
+    if (j->train.ranks_by_default)
         j->train.ranks = j->resources.workers;
     if (mode == CONSISTENCY_SSP && !j->train.staleness)
         return complain(root, "train.staleness",

@@ -83,9 +83,30 @@ def over_existing(place, result):
     cases.check("run --resume with more epochs goes on", more.get("state") == "DONE" and more.get("epochs") == 3, more)
     whole = run_job(["-f", "job.yaml", "--fresh", "--set", "train.epochs=3"] + CLUSTER, place.path)
     cases.check("… to the digest of an undisturbed run", whole.get("digest") == more.get("digest"), whole)
+    text = run(["checkpoints", "ls", "runs/clicks"], place.path)
+    cases.check("checkpoints ls of a run's directory lists its job's",
+                text[0] == 0 and "runs/clicks/clicks/" in text[1], text)
+    text = run(["eval", "--checkpoint", "runs/clicks", "-o", "json"], place.path)
+    cases.check("eval without a job file takes the checkpoint's",
+                text[0] == 0 and json.loads(text[1])["eval"]["auc"] == whole["eval"]["auc"], text)
     code, out, err = run(["run", "-f", "job.yaml", "--resume", "--set", "model.dim=4"], place.path)
     cases.check("run --resume with another model is refused by name", code in (1, 3) and "model.dim" in err,
                 f"{code} {err}")
+
+
+def other_workers(place):
+    """A job that leaves train.ranks out resumes with those of its checkpoint, whatever --workers says."""
+    whole = run_job(["-f", "free.yaml", "--set", "train.epochs=3"] + CLUSTER, place.path)
+    run_job(["-f", "free.yaml", "--fresh"] + CLUSTER, place.path)
+    fewer = run_job(["-f", "free.yaml", "--resume", "--set", "train.epochs=3"], place.path)
+    cases.check("run --resume with fewer workers keeps the ranks, to the same digest",
+                "digest" in whole and fewer.get("digest") == whole["digest"], fewer)
+    code, out, err = run(["run", "-f", "free.yaml", "--resume", "--workers", "3"], place.path)
+    cases.check("run --resume with more workers than ranks is refused, saying how many there can be",
+                code == 1 and "train.ranks 2" in err and "2 workers or fewer" in err, f"{code} {err}")
+    code, out, err = run(["run", "-f", "free.yaml", "--resume", "--set", "train.ranks=1"], place.path)
+    cases.check("run --resume with other ranks is refused by name",
+                code == 1 and "train.ranks: was 2 and is now 1" in err and "--fresh" in err, f"{code} {err}")
 
 
 def eval_and_predict(place):
@@ -216,8 +237,10 @@ def main():
         place.file("train.csv", clicks_csv(6000))
         place.file("test.csv", clicks_csv(1500, seed=2))
         place.file("job.yaml", clicks_job())
+        place.file("free.yaml", clicks_job().replace("ranks: 4, ", "").replace("name: clicks", "name: free"))
         place.file("long.yaml", LONG)
         result = result_and_files(place)
+        other_workers(place)
         over_existing(place, result)
         inherited(place)
         eval_and_predict(place)
