@@ -49,6 +49,8 @@ LIB := $(B)/libparamd.a
 LIB_CLI := $(B)/libparamctl.a
 LIB_SUPPORT := $(B)/libtestsupport.a
 
+DAEMON_CONF := conf/server.yaml conf/worker.yaml
+
 PROGRAMS := $(patsubst cli/main.c,$(B)/paramctl,\
             $(patsubst worker/main.c,$(B)/paramd-worker,\
             $(patsubst server/main.c,$(B)/paramd-server,$(MAIN_C))))
@@ -267,10 +269,14 @@ $(B)/docs/modules.txt: $(wildcard common/*.h common/model/*.h server/*.h worker/
 	$(Q)for h in $^; do awk '/^ \*\//{exit} /^ \*/{sub(/^ \* ?/, ""); print}' $$h; echo; done > $@
 	@echo "docs: $@"
 
+# The daemons' configuration files are the administrator's once they are there; the jobs are examples.
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/paramd $(DESTDIR)$(SYSCONFDIR)/paramd
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/paramd/jobs $(DESTDIR)$(SYSCONFDIR)/paramd
 	$(foreach p,$(PROGRAMS),install -m 755 $(p) $(DESTDIR)$(PREFIX)/bin/ &&) true
-	$(foreach f,$(wildcard conf/*.yaml),install -m 644 $(f) $(DESTDIR)$(SYSCONFDIR)/paramd/ &&) true
+	$(foreach f,$(DAEMON_CONF),{ test -e $(DESTDIR)$(SYSCONFDIR)/paramd/$(notdir $(f)) || \
+	    install -m 644 $(f) $(DESTDIR)$(SYSCONFDIR)/paramd/; } &&) true
+	$(foreach f,$(filter-out $(DAEMON_CONF),$(wildcard conf/*.yaml)),\
+	    install -m 644 $(f) $(DESTDIR)$(PREFIX)/share/paramd/jobs/ &&) true
 	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/paramd/
 	$(if $(wildcard deploy/systemd/*),install -d $(DESTDIR)$(PREFIX)/lib/systemd/system)
 	$(foreach f,$(wildcard deploy/systemd/*.service deploy/systemd/*.target),\
