@@ -35,7 +35,7 @@ static const struct command commands[] = {
      "check a job file, or print it with every default filled in; docs: every setting",
      command_config},
     {"data", "data describe -f JOB.yaml [--examples N] [--set a.b=V] [--var x=V] [-o json]",
-     "what the job's training data holds, feature by feature", command_data},
+     "what the job's data holds, feature by feature, data.eval included", command_data},
     {"submit",
      "submit -f JOB.yaml [--wait [--timeout SECONDS]] [--resume[=auto]|--fresh] [--set a.b=V] "
      "[--var x=V] " CLUSTER_SYNOPSIS " [-o json]",
