@@ -18,7 +18,8 @@
 #define CONNECT_MS      10000u
 #define SLOW_STALL_MS   600000u /* CompleteMultipartUpload may take minutes */
 #define MESSAGE_BYTES   256
-#define CORRECTIONS_MAX 6u /* of clock, region or credentials, in one call */
+#define ASKS_MAX        8u
+#define CORRECTIONS_MAX 3u /* of clock, region or credentials, in one call */
 #define WARN_FROM_TRY   3u
 #define EMPTY_SHA256    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -44,7 +45,7 @@ struct attempt {
     struct s3_credentials credentials;
     struct s3_place place;
     char payload[SHA256_HEX_SIZE];
-    uint32_t corrections;
+    uint32_t corrections, asks;
     bool asks_why; /* a HEAD failed, and has no words: the next try is a GET of one byte */
 };
 
@@ -97,7 +98,7 @@ static enum err send_once(struct attempt *t)
     char *url =
         must_format("%s%s%s%s", t->place.base, path.data, query[0] != '\0' ? "?" : "", query);
     struct http_piece body = {c->body, c->body_size};
-    struct http_request q = {.method = c->method,
+    struct http_request q = {.method = t->asks_why ? HTTP_GET : c->method,
                              .url = url,
                              .headers = headers,
                              .transport = {.ca_file = s->ca_file},
@@ -147,7 +148,9 @@ static void read_report(struct attempt *t)
 {
     const struct http_answer *a = &t->answer->http;
     struct span header;
-    bool may_be_error = a->status / 100 != 2 || t->call->may_fail_within_200;
+    /* Stores begin to answer what takes long with 200, and find out later. */
+    bool is_change = t->call->method != HTTP_GET && t->call->method != HTTP_HEAD;
+    bool may_be_error = a->status / 100 != 2 || is_change;
     t->report = (struct report){0};
     if (may_be_error && a->body != NULL && a->size > 0 &&
         xml_parse("the store's error", a->body, a->size, on_error_element, &t->report) != ERR_NONE)
@@ -199,9 +202,11 @@ static bool correct(struct attempt *t)
         s3_credentials_refuse(&t->credentials);
         return true;
     }
-    int status = t->answer->http.status;
-    return (status == 301 || status == 307 || status == 400) &&
-           s3_place_learn(t->call->name->bucket, span_of(t->report.region));
+    /* Compared with what this request was signed for: another thread may have learned it since. */
+    if (t->report.region[0] == '\0' || strcmp(t->report.region, t->place.region) == 0)
+        return false;
+    s3_place_learn(t->call->name->bucket, span_of(t->report.region));
+    return true;
 }
 
 static enum verdict judge(struct attempt *t)
@@ -218,12 +223,12 @@ static enum verdict judge(struct attempt *t)
     bool has_asked = t->asks_why;
     t->asks_why = false;
     /* The GET did not fail: what was wrong has passed. */
-    if (has_asked && (status / 100 == 2 || status == 416) && t->corrections++ < CORRECTIONS_MAX)
+    if (has_asked && (status / 100 == 2 || status == 416) && t->asks < ASKS_MAX)
         return VERDICT_AGAIN_NOW;
     if (status / 100 == 2 && t->report.code[0] == '\0')
         return VERDICT_DONE;
     if (t->call->method == HTTP_HEAD && !has_asked && status / 100 != 5 && status != 404 &&
-        status != 412 && t->corrections++ < CORRECTIONS_MAX) {
+        status != 412 && t->asks++ < ASKS_MAX) {
         t->asks_why = true;
         return VERDICT_AGAIN_NOW;
     }

@@ -38,8 +38,8 @@ struct s3_place {
 
 void s3_place_find(const char *bucket, struct s3_place *out);
 void s3_place_deinit(struct s3_place *p);
-/* The store told a bucket's region: for all requests from now on. false: it was known. */
-bool s3_place_learn(const char *bucket, struct span region);
+/* The store told a bucket's region: for all requests from now on. */
+void s3_place_learn(const char *bucket, struct span region);
 
 /* ---- one request: storage_s3_call.c ---- */
 
@@ -54,7 +54,6 @@ struct s3_call {
     size_t body_size;
     uint64_t range_first, range_size; /* 0: no range */
     void *into;                       /* range_size bytes; NULL: into memory */
-    bool may_fail_within_200;         /* the body of a 200 may be an error */
     bool is_slow;                     /* the store may think for minutes */
 };
 

@@ -65,13 +65,13 @@ static char *region_of(const char *bucket)
     return must_strdup(set != NULL ? set : REGION_DEFAULT);
 }
 
-bool s3_place_learn(const char *bucket, struct span region)
+void s3_place_learn(const char *bucket, struct span region)
 {
     char *known = region_of(bucket);
     bool is_new = !span_is(region, known) && region.size > 0;
     mem_free(known);
     if (!is_new)
-        return false;
+        return;
     struct learned *l = must_alloc(sizeof *l);
     l->bucket = must_strdup(bucket);
     l->region = must_format("%.*s", (int)region.size, region.data);
@@ -79,7 +79,6 @@ bool s3_place_learn(const char *bucket, struct span region)
     l->next = learned; /* one a bucket, seldom two: kept as long as the process */
     learned = l;
     pthread_mutex_unlock(&lock);
-    return true;
 }
 
 /* Digits and dots, or in brackets. */

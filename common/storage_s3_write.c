@@ -382,7 +382,7 @@ static enum err publish_once(struct s3_writer *w, bool is_conditional, bool *was
         call.query = query.data;
         call.body = body;
         call.body_size = strlen(body);
-        call.may_fail_within_200 = call.is_slow = true;
+        call.is_slow = true;
     } else {
         call.headers[count++] = w->mark_line;
     }

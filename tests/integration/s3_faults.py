@@ -49,6 +49,7 @@ class Store:
         self.region = REGION
         self.objects, self.info, self.uploads, self.written = {}, {}, {}, {}
         self.lock = threading.Lock()
+        self.away = False                   # 503 to everything
         self.plan, self.seen, self.count = {}, [], 0
         self.stopping = threading.Event()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"store": self}))
@@ -247,7 +248,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(headers.get("content-length", 0)))
         query = dict(urllib.parse.parse_qsl(text, keep_blank_values=True))
         with s.lock:
-            fault = s.plan.get(s.count)
+            fault = "503" if s.away else s.plan.get(s.count)
+            if fault == "200-error" and self.command in ("GET", "HEAD", "DELETE"):
+                fault = None
             s.count += 1
             s.seen.append(f"{self.command} {path}{'?' + text if text else ''}{' -> ' + fault if fault else ''}")
         if fault == "reset":

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+# timeout: 900
+"""Goal: training with data, evaluation data and checkpoints on S3 gives the bits of the local run, also killed and
+resumed, also when the store goes away meanwhile; the second epoch does not touch the network; what dead attempts left
+is cleaned up; no secret is in any file or process.
+
+Method: one small job against versitygw, and against the store of s3_faults.py where its requests are counted or it is
+to misbehave.
+"""
+import json
+import os
+import random
+import signal
+import threading
+import time
+
+from harness import Cases, Workplace, children_of, clicks_csv, clicks_job, is_alive, run, run_job, start, wait_until
+from s3_faults import Store
+from s3_servers import SECRET_KEY, Unavailable, VersityGW, environment
+
+cases = Cases()
+r = random.Random(int(os.environ.get("SEED", "4")))
+ROWS = 12000
+SETS = ["--set", "data.train=s3://bucket/data/train", "--set", "data.eval=s3://bucket/data/test.csv",
+        "--set", "checkpoint.uri=s3://bucket/runs/clicks"]
+TOKEN = "T0ken-Canary"
+
+
+def data_files():
+    lines = clicks_csv(ROWS).splitlines(keepends=True)
+    head, rows = lines[0], lines[1:]
+    third = len(rows) // 3
+    parts = {f"data/train/part-0000{i}": head + "".join(rows[i * third:(i + 1) * third]) for i in range(3)}
+    return {**parts, "data/train/_SUCCESS": "", "data/test.csv": clicks_csv(1000, seed=2)}
+
+
+def reference(place, files, name, epochs):
+    for key, text in files.items():
+        place.file(key, text)
+    place.file(f"{name}.yaml", clicks_job("fm").replace("name: clicks", f"name: {name}").replace("epochs: 2", f"epochs: {epochs}"))
+    result = run_job(["-f", f"{name}.yaml", "--fresh", "--servers", "1", "--workers", "1", "--set", "data.train=data/train",
+                      "--set", "data.eval=data/test.csv"], place.path)
+    cases.check(f"{name}: reference", result["state"] == "DONE", result)
+    return result
+
+
+def enter(endpoint):
+    """For this process and those that it starts."""
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update({k: v for k, v in environment(endpoint).items() if k.startswith("AWS_")})
+
+
+def killed_and_resumed(place, job):
+    clusters = [["--servers", "1", "--workers", "2"], ["--servers", "2", "--workers", "1"], ["--servers", "0"]]
+    how = ["--fresh"]
+    for cluster in clusters:
+        process = start(["run", "-f", job] + how + cluster + SETS, place.path)
+        wait_until(lambda: process.poll() is not None, 1.5 + r.random() * 2)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if not wait_until(lambda: not any(is_alive(c) for c in children), 15):
+            return {"digest": "processes were left behind"}
+        how = ["--resume=auto"]
+    return run_job(["-f", job] + how + r.choice(clusters) + SETS, place.path)
+
+
+def on_versitygw(place, files, first, long):
+    try:
+        with VersityGW() as server:
+            enter(server.endpoint)
+            for key, text in files.items():
+                server.client.put("bucket", key, text.encode())
+            for cluster in (["--servers", "2", "--workers", "2"], ["--servers", "0"]):
+                result = run_job(["-f", "clicks.yaml", "--fresh", *cluster, *SETS], place.path)
+                cases.check(f"versitygw, {' '.join(cluster)}: the bits of the local run",
+                            result["digest"] == first["digest"], result)
+            code, out, err = run(["checkpoints", "verify", result["checkpoint"]], place.path)
+            cases.check("a checkpoint verifies", code == 0, err)
+            code, out, err = run(["eval", "-f", "clicks.yaml", "--checkpoint", result["checkpoint"], *SETS, "-o", "json"],
+                                 place.path)
+            cases.check("eval reads it", code == 0 and str(first["eval"]["log_loss"])[:8] in out, out + err)
+            code, out, err = run(["export", result["checkpoint"], "-o", "s3://bucket/exports/clicks"], place.path)
+            cases.check("export writes to the store", code == 0 and
+                        server.client.get("bucket", "exports/clicks/model.safetensors") is not None, err)
+            result = killed_and_resumed(place, "long.yaml")
+            cases.check("killed whole three times and resumed: the bits of the local run",
+                        result["digest"] == long["digest"], result)
+    except Unavailable as e:
+        cases.skip("versitygw", str(e))
+
+
+def second_epoch(place, store):
+    """Requests for data are as many for one epoch as for three."""
+    counts = []
+    for epochs in (1, 3):
+        store.begin({})
+        result = run_job(["-f", "clicks.yaml", "--fresh", "--servers", "2", "--workers", "2", *SETS, "--set",
+                          f"train.epochs={epochs}"], place.path)
+        cases.check(f"{epochs} epochs", result["state"] == "DONE", result)
+        counts.append(sum(s.startswith("GET /bucket/data/train/") for s in store.seen))
+    cases.check("the second epoch does not touch the network", 0 < counts[1] <= counts[0], str(counts))
+
+
+def store_goes_away(place, store, first):
+    """For some seconds nothing but 503, from the third checkpoint on."""
+    def outage():
+        wait_until(lambda: sum(k.endswith("MANIFEST.json") for k in store.objects) >= 3, 60)
+        store.away = True
+        time.sleep(6)
+        store.away = False
+    for key in [k for k in store.objects if k.startswith("runs/")]:
+        del store.objects[key]
+    thread = threading.Thread(target=outage)
+    thread.start()
+    result = run_job(["-f", "long.yaml", "--fresh", "--servers", "2", "--workers", "2", *SETS, "--set", "storage_timeout=3s"],
+                     place.path)
+    thread.join()
+    cases.check("the store away for some seconds: the bits of the local run", result["digest"] == first["digest"], result)
+
+
+def clean_up(place, store):
+    """What dead attempts left goes when it is old, and nothing else."""
+    code, out, _ = run(["checkpoints", "ls", "s3://bucket/runs/clicks/long", "-o", "json"], place.path)
+    good = [c["checkpoint"].removeprefix("s3://bucket/") for c in json.loads(out) if c["state"] == "good"]
+    old = time.time() - 30 * 3600
+    newest = good[0]
+    generation = int(newest.rsplit("/", 1)[1].split("-")[0])
+    dead = f"runs/clicks/long/{generation + 1}-7"
+    left = {f"{newest}/table0-0000-4096.9.0000": old, f"{newest}/table0-0000-4096.8.0000": time.time(),
+            f"{dead}/table0-0000-4096.1.0000": old, "runs/clicks/other/1-1/table0": old, "runs/clicks/long/notes": old}
+    for key, when in left.items():
+        store.write(key, b"left", {})
+        store.info[key]["time"] = when
+    for key, when in ((f"{dead}/x", old), (f"{newest}/y", time.time()), ("runs/clicks/other/1-1/z", old)):
+        store.uploads[key] = (key, {}, {}, when)
+    code, out, err = run(["checkpoints", "gc", "s3://bucket/runs/clicks/long"], place.path)
+    gone = [k for k in left if k not in store.objects]
+    cases.check("gc removes what dead attempts left, when it is old",
+                code == 0 and gone == [f"{newest}/table0-0000-4096.9.0000", f"{dead}/table0-0000-4096.1.0000"]
+                and sorted(store.uploads) == sorted([f"{newest}/y", "runs/clicks/other/1-1/z"]),
+                f"{out} {err} gone={gone} uploads={list(store.uploads)}")
+    code, out, err = run(["checkpoints", "verify", "s3://bucket/runs/clicks/long"], place.path)
+    cases.check("what is whole stays whole", code == 0, err)
+
+
+def canaries(place, stores):
+    """No secret in any file of the runs, nor in what was written to the store, nor in arguments or environments shown."""
+    found = []
+    for directory, _, names in os.walk(place.path):
+        for name in names:
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                with open(path, "rb") as f:
+                    if SECRET_KEY.encode() in f.read():
+                        found.append(path)
+    for store in stores:
+        found += [key for key, data in store.objects.items() if SECRET_KEY.encode() in data]
+    cases.check("no secret in any file or object", not found, str(found[:5]))
+
+
+def secrets_of_processes(place):
+    """While it runs: not in arguments; and no core can be had."""
+    process = start(["run", "-f", "long.yaml", "--fresh", "--servers", "1", "--workers", "1", *SETS], place.path)
+    time.sleep(3)
+    shown, dumpable = [], []
+    for pid in [process.pid, *children_of(process.pid)]:
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                shown += [pid] if SECRET_KEY.encode() in f.read() else []
+            # The files of a process that leaves no core belong to root; as root, ask for its own mark.
+            if os.getuid() != 0 and os.stat(f"/proc/{pid}/mem").st_uid != 0:
+                dumpable.append(pid)
+        except FileNotFoundError:
+            pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    cases.check("no secret in arguments, no cores", not shown and not dumpable, f"{shown} {dumpable}")
+    code, out, err = run(["config", "show", "-f", "long.yaml", *SETS], place.path)
+    cases.check("no secret in config show", code == 0 and SECRET_KEY not in out + err, err)
+
+
+def main():
+    files = data_files()
+    with Workplace() as place:
+        first = reference(place, files, "clicks", 2)
+        long = reference(place, files, "long", 20)
+        on_versitygw(place, files, first, long)
+        with Store() as store:
+            enter(store.endpoint)
+            for key, text in files.items():
+                store.write(key, text.encode(), {})
+            second_epoch(place, store)
+            store_goes_away(place, store, long)
+            secrets_of_processes(place)
+            clean_up(place, store)
+            canaries(place, [store])
+    cases.end()
+
+
+main()
