@@ -11,7 +11,7 @@
  */
 
 #define SHUN_MS  5000u  /* a member that failed for want of something is not taken again at once */
-#define SHUNS    6u     /* so often that time doubles, as each new trial costs the job time */
+#define SHUNS    3u     /* so often that time is four times as long, as a trial may cost a minute */
 #define DRAIN_MS 30000u /* a server that leaves waits so long for a checkpoint */
 
 /* true: the job has failed. */
@@ -195,7 +195,7 @@ static bool take_want(struct coordinator *c, struct job_run *j, struct fellow *f
         return false;
     f->shuns = f->shunned_job == j->sequence ? f->shuns + 1 : 0;
     f->shunned_job = j->sequence;
-    f->shunned_ms = now + (SHUN_MS << (f->shuns < SHUNS ? f->shuns : SHUNS));
+    f->shunned_ms = now + (SHUN_MS << 2 * (f->shuns < SHUNS ? f->shuns : SHUNS));
     char *why = must_strdup(s->failure->text);
     lose_member(c, j, f, true, why, now);
     mem_free(why);
