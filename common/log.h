@@ -18,8 +18,9 @@
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 /*
- * Opens descriptors 0, 1 and 2 on /dev/null where whoever started this process closed them: else the
- * next file that is opened, a checkpoint perhaps, would get what is printed. The first call of main().
+ * Opens descriptors 0, 1 and 2 on /dev/null where whoever started this process closed them: else
+ * the next file that is opened, a checkpoint perhaps, would get what is printed. The first call of
+ * main().
  */
 void log_open_standard(void);
 /* `process` is copied. `path` NULL: stderr. */

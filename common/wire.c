@@ -22,6 +22,8 @@ enum {
 
 /* Everything but the payload: descriptors, cursors, metrics. */
 #define HEADER_MAX_BYTES (1u << 26)
+/* Before a message is unpacked: an empty descriptor is two bytes that become a hundred. */
+#define FIELDS_MAX       (4 * WIRE_BLOCK_MAX)
 #define VARINT_MAX_BYTES 10
 #define GROUP_DEPTH_MAX  32
 
@@ -165,7 +167,7 @@ static enum err walk(const ProtobufCMessageDescriptor *descriptor, const struct 
     const ProtobufCFieldDescriptor *payload = payload_field(descriptor);
     struct chain_cursor cursor;
     chain_cursor_init(&cursor, c, 0, c->size);
-    size_t size = 0;
+    size_t size = 0, count = 0;
     while (cursor.left > 0) {
         struct chain_cursor start = cursor;
         uint64_t tag = 0;
@@ -193,6 +195,8 @@ static enum err walk(const ProtobufCMessageDescriptor *descriptor, const struct 
             protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3)) != NULL;
         if (!known)
             continue;
+        if (++count > FIELDS_MAX)
+            return err_set(ERR_LIMIT, "message has more than %u fields", FIELDS_MAX);
         size_t whole = start.left - cursor.left;
         if (whole > header_max - size)
             return err_set(ERR_LIMIT, "message has more than %u bytes beside its payload",

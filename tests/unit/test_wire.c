@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "common/limits.h"
+#include "common/mem.h"
 #include "common/rng.h"
 #include "common/wire.h"
 
@@ -384,6 +385,28 @@ static void test_malformed(void **state)
     chain_deinit(&c);
 }
 
+/* Two bytes a descriptor that become a hundred in memory: refused before they do. */
+static void test_too_many_fields(void **state)
+{
+    const size_t most = 4 * WIRE_BLOCK_MAX;
+    uint8_t *bytes = must_alloc(2 * (most + 1));
+    for (size_t i = 0; i <= most; i++)
+        bytes[2 * i] = 0x62; /* push, of no bytes */
+    for (size_t over = 0; over < 2; over++) {
+        struct chain c = {0};
+        struct wire_message m;
+        chain_append(&c, NULL, bytes, 2 * (most + over));
+        enum err e = wire_decode(&paramd__push_pull_request__descriptor, &c, &m);
+        assert_int_equal(e, over == 0 ? ERR_NONE : ERR_LIMIT);
+        if (e == ERR_NONE)
+            wire_message_deinit(&m);
+        else
+            assert_non_null(strstr(err_text(), "more than 262144 fields"));
+        chain_deinit(&c);
+    }
+    mem_free(bytes);
+}
+
 /* A message that has no arrays goes the same way. */
 static void test_without_payload(void **state)
 {
@@ -421,7 +444,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_both_ways), cmocka_unit_test(test_any_order),
         cmocka_unit_test(test_truncated), cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_malformed), cmocka_unit_test(test_without_payload),
+        cmocka_unit_test(test_malformed), cmocka_unit_test(test_too_many_fields),
+        cmocka_unit_test(test_without_payload),
         cmocka_unit_test(test_payload),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
