@@ -8,9 +8,14 @@ conditional puts; then storage_commit writes and reads with each kind of fault a
 of its own for each.
 """
 import concurrent.futures
+import datetime
+import http.server
+import json
 import os
+import ssl
 import subprocess
 import sys
+import threading
 
 from harness import ROOT, Cases, Workplace
 from s3_faults import Store
@@ -175,8 +180,110 @@ def many_objects(server):
                 said == "".join(f"part-{i:06d} 0\n" for i in range(100000)), said[-300:])
 
 
+class Service(http.server.BaseHTTPRequestHandler):
+    """Hands out credentials as a container's service, an instance's (IMDSv2), and STS do."""
+    store, asked, lifetime, is_away = None, [], 3600, False
+
+    def log_message(self, *_):
+        pass
+
+    def reply(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def serve(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        self.asked.append(f"{self.command} {self.path} {body}")
+        expires = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=self.lifetime)).strftime(
+            "%Y-%m-%dT%H:%M:%SZ")
+        found = json.dumps({"AccessKeyId": ACCESS_KEY, "SecretAccessKey": SECRET_KEY, "Token": TOKEN, "Expiration": expires})
+        role = "/latest/meta-data/iam/security-credentials/"
+        if self.is_away:
+            self.reply(503, TOKEN)
+        elif self.path == "/latest/api/token" and self.headers.get("X-aws-ec2-metadata-token-ttl-seconds"):
+            self.reply(200, "imds-Canary")
+        elif self.path.startswith("/latest/") and self.headers.get("X-aws-ec2-metadata-token") != "imds-Canary":
+            self.reply(401, "")
+        elif self.path == role:
+            self.reply(200, "a-role")
+        elif self.path == role + "a-role" or (self.path == "/container" and
+                                              self.headers.get("Authorization") == "auth-Canary"):
+            self.reply(200, found)
+        elif self.command == "POST" and "Action=AssumeRoleWithWebIdentity" in body and \
+                "WebIdentityToken=web%2BCanary%3D" in body and "RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr" in body:
+            self.reply(200, "<AssumeRoleWithWebIdentityResponse xmlns='x'><AssumeRoleWithWebIdentityResult><Credentials>"
+                            f"<AccessKeyId>{ACCESS_KEY}</AccessKeyId><SecretAccessKey>{SECRET_KEY}</SecretAccessKey>"
+                            f"<SessionToken>{TOKEN}</SessionToken><Expiration>{expires}</Expiration></Credentials>"
+                            "</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>")
+        else:
+            self.reply(403, f"<ErrorResponse><Error><Code>AccessDenied</Code><Message>{TOKEN}</Message></Error></ErrorResponse>")
+
+    do_GET = do_PUT = do_POST = serve
+
+
+def services():
+    with Workplace() as place, Store(token=TOKEN) as store, \
+            http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as service:
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{service.server_address[1]}"
+        nothing = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+        web = place.file("token", "web+Canary=\n")
+        places = {
+            "a container": {"AWS_CONTAINER_CREDENTIALS_FULL_URI": url + "/container",
+                            "AWS_CONTAINER_AUTHORIZATION_TOKEN": "auth-Canary"},
+            "an instance": {"AWS_EC2_METADATA_DISABLED": "false", "AWS_EC2_METADATA_SERVICE_ENDPOINT": url},
+            "a web identity": {"AWS_WEB_IDENTITY_TOKEN_FILE": web, "AWS_ROLE_ARN": "arn:aws:iam::1:role/r",
+                               "AWS_ENDPOINT_URL_STS": url},
+        }
+        for name, env in places.items():
+            Service.asked.clear()
+            code, said = tool(store, "storage_commit", "write", "s3://bucket/new", env={**nothing, **env}, sets=SETS)
+            cases.check(f"credentials of {name}", code == 0, said)
+            cases.check(f"{name} is asked once", len(Service.asked) == (3 if name == "an instance" else 1), Service.asked)
+        bad = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": url + "/container", "AWS_CONTAINER_AUTHORIZATION_TOKEN": "bad-Canary"}
+        code, said = tool(store, "storage_commit", "read", "s3://bucket/new", env={**nothing, **bad}, sets=SETS)
+        cases.check("a service that refuses is named", code != 0 and "container" in said and "403" in said, said)
+        Service.is_away = True
+        code, said = tool(store, "storage_commit", "read", "s3://bucket/new", env={**nothing, **places["a container"]},
+                          sets=["--set", "storage_timeout=2s"])
+        cases.check("a service that is away is named", code != 0 and "container" in said and "503" in said, said)
+        Service.is_away, Service.lifetime = False, 60
+        code, said = tool(store, "storage_commit", "read", "s3://bucket/new", env={**nothing, **places["a container"]}, sets=SETS)
+        cases.check("credentials that soon expire are used as long as they hold", code == 0, said)
+        service.shutdown()
+
+
+def own_certificate():
+    """Over TLS, with a certificate of our own making: trusted only when it is named."""
+    try:
+        with Workplace() as place:
+            key, certificate = os.path.join(place.path, "key.pem"), os.path.join(place.path, "certificate.pem")
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate],
+                           check=True, stderr=subprocess.DEVNULL)
+            with Store() as store:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(certificate, key)
+                store.server.socket = context.wrap_socket(store.server.socket, server_side=True)
+                store.endpoint = store.endpoint.replace("http:", "https:")
+                code, said = tool(store, "storage_commit", "write", "s3://bucket/new",
+                                  sets=[*SETS, "--set", f"storage_ca_file={certificate}"])
+                cases.check("TLS with a certificate that is named", code == 0, said)
+                code, said = tool(store, "storage_commit", "read", "s3://bucket/new", sets=SETS)
+                cases.check("TLS with one that is not is refused at once", code != 0 and "certificate" in said, said)
+                store.endpoint = store.endpoint.replace("127.0.0.1", "localhost")
+                code, said = tool(store, "storage_list", "s3://bucket", sets=["--set", "s3_addressing=virtual", "--set",
+                                                                              "storage_timeout=1s"])
+                cases.check("virtual addressing names the bucket in the host", code != 0 and "bucket.localhost" in said, said)
+    except FileNotFoundError as e:
+        cases.skip("TLS", str(e))
+
+
 def canaries():
-    shown = [c for c in (SECRET_KEY, TOKEN, "wr0ng-Canary", "0ld-Canary") for s in said_by_all if c in s]
+    shown = [c for c in (SECRET_KEY, TOKEN, "wr0ng-Canary", "0ld-Canary", "imds-Canary", "auth-Canary", "bad-Canary", "web+Canary",
+                          "web%2BCanary") for s in said_by_all if c in s]
     cases.check(f"no secret in the output of {len(said_by_all)} runs", not shown, str(shown))
 
 
@@ -193,12 +300,17 @@ def main():
                     many_objects(server)
         except Unavailable as e:
             cases.skip(kind.name, str(e))
+    if "services" in wanted:
+        services()
+        own_certificate()
     if not wanted or "faults" in wanted or "quick" in wanted:
         for conditions in ("atomic", "501", "400", "ignored") if "quick" not in wanted else ():
             with Store(conditions) as store:
                 contract(f"a store with conditions {conditions}", store, *([] if conditions == "atomic" else ["--weak"]))
         credentials()
         empty_levels()
+        services()
+        own_certificate()
         with Store() as store, Store("501") as unconditional:
             every_fault("write", write_with, request_count(store, "write"), [*PASSING, *LASTING], "atomic")
             every_fault("write", write_with, request_count(unconditional, "write"), ["500", "reset-after"], "501")
