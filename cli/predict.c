@@ -2,7 +2,7 @@
  * predict.c - `paramctl predict`: predictions of a checkpoint, as JSON lines on stdout.
  *
  * Each line has the columns of data.id, then "prediction": a probability (logistic), a number
- * (squared) or a class with "probabilities" (softmax). Input: files of the job's format, or JSON
+ * (squared) or a class with "probabilities" (softmax); of several outputs an object. Input: files of the job's format, or JSON
  * lines on stdin, an object of columns each.
  */
 #include <errno.h>
@@ -106,6 +106,11 @@ static void print_prediction(struct predict *p, uint32_t example)
         }
         json_set_int(line, "prediction", best);
         json_set(line, "probabilities", all);
+    } else if (m->output_count > 1) {
+        struct json *all = json_object();
+        for (uint32_t i = 0; i < m->output_count; i++)
+            json_set_number(all, m->outputs[i].name, p->prediction[i]);
+        json_set(line, "prediction", all);
     } else {
         json_set_number(line, "prediction", p->prediction[0]);
     }

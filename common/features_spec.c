@@ -105,6 +105,14 @@ static bool is_field_name(const char *column)
     return column[0] == 'f' && column[1] && strspn(column + 1, "0123456789") == strlen(column + 1);
 }
 
+static bool is_more_label(const struct job *j, const char *column)
+{
+    for (size_t i = 0; i < j->model.more_labels.count; i++)
+        if (!strcmp(j->model.more_labels.items[i], column))
+            return true;
+    return false;
+}
+
 /* A pattern stands for features: not for what the job uses otherwise, nor for what has its own
  * entry. */
 static bool is_matched(const struct builder *b, const struct job_feature *f, const char *column)
@@ -114,7 +122,7 @@ static bool is_matched(const struct builder *b, const struct job_feature *f, con
         return is_field_name(column);
     if (!str_glob_match(f->name, column) || !strcmp(column, j->data.label) ||
         (j->data.weight && !strcmp(column, j->data.weight)) ||
-        (j->data.time && !strcmp(column, j->data.time)))
+        (j->data.time && !strcmp(column, j->data.time)) || is_more_label(j, column))
         return false;
     for (size_t i = 0; i < j->feature_count; i++)
         if (!strcmp(j->features[i].name, column))
@@ -169,7 +177,7 @@ static enum err check_column(const struct builder *b, const struct feature_spec 
     size_t found = 0;
     if (!f->column)
         return ERR_NONE;
-    if (!strcmp(f->column, b->job->data.label))
+    if (!strcmp(f->column, b->job->data.label) || is_more_label(b->job, f->column))
         return err_set(ERR_INPUT, "features.%s: column '%s' is the label", f->name, f->column);
     for (size_t i = 0; i < b->column_count; i++)
         found += !strcmp(b->columns[i], f->column);

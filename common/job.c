@@ -70,6 +70,10 @@ void job_destroy(struct job *j)
     for (size_t i = 0; i < j->model.layer_count; i++)
         job_layer_deinit(&j->model.layers[i]);
     mem_free(j->model.layers);
+    for (size_t i = 0; i < j->model.output_count; i++)
+        job_output_deinit(&j->model.outputs[i]);
+    mem_free(j->model.outputs);
+    value_list_clear(&j->model.more_labels);
     mem_free(j->eval.gauc_column);
     for (size_t i = 0; i < j->feature_count; i++)
         job_feature_deinit(&j->features[i]);

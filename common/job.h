@@ -227,6 +227,15 @@ struct job_layer {
     enum layer_pairs pairs;     /* terms */
 };
 
+/* One of several things that a model learns; of an own label, logistic or squared. */
+struct job_output {
+    char *from;           /* the layer that gives its logit */
+    char *label;          /* column; NULL: data.label's */
+    uint32_t label_index; /* 0: data.label, else 1 + its place in more_labels; by job_check() */
+    enum loss_type loss;
+    double weight; /* of its loss in the sum */
+};
+
 enum cross_structure { STRUCTURE_STACKED, STRUCTURE_PARALLEL };
 
 struct job_model {
@@ -246,6 +255,9 @@ struct job_model {
     struct width_list bottom;        /* dlrm: the hidden layers under its dense input */
     struct job_layer *layers;        /* MODEL_LAYERS */
     size_t layer_count;
+    struct job_output *outputs; /* MODEL_LAYERS; none: the last layer, data.label, loss */
+    size_t output_count;
+    struct text_list more_labels; /* columns of outputs' labels other than data.label */
 };
 
 /* lr, fm and ffm: sums over terms, with numbers as terms too; the others have a dense input. */
@@ -292,6 +304,8 @@ struct job_eval {
     uint64_t examples;    /* 0: all */
     uint32_t metrics;     /* bit set of 1u << enum metric_kind */
     char *gauc_column;
+    char *output; /* whose metrics; NULL: the first's */
+    uint32_t output_index;
     bool progressive;
 };
 

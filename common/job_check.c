@@ -134,11 +134,66 @@ static bool has_classes(enum model_type type)
     return type == MODEL_MLP || type == MODEL_DCN || type == MODEL_DLRM || type == MODEL_LAYERS;
 }
 
+/* Which label each output has: data.label, or one of more_labels. */
+static void number_label(struct job *j, struct job_output *o)
+{
+    struct text_list *list = &j->model.more_labels;
+    o->label_index = 0;
+    if (!o->label || !strcmp(o->label, j->data.label))
+        return;
+    for (size_t i = 0; i < list->count && !o->label_index; i++)
+        if (!strcmp(list->items[i], o->label))
+            o->label_index = (uint32_t)i + 1;
+    if (o->label_index)
+        return;
+    list->items = must_realloc(list->items, list->count + 1, sizeof *list->items);
+    list->items[list->count++] = must_strdup(o->label);
+    o->label_index = (uint32_t)list->count;
+}
+
+static enum err check_outputs(struct job *j, const struct conf_node *root)
+{
+    struct job_model *m = &j->model;
+    bool found = !j->eval.output;
+    if (m->output_count && conf_is_null(settings_at(root, "data.label")) && m->outputs[0].label) {
+        mem_free(j->data.label);
+        j->data.label = must_strdup(m->outputs[0].label);
+    }
+    for (size_t i = 0; i < m->output_count; i++) {
+        struct job_output *o = &m->outputs[i];
+        number_label(j, o);
+        if (o->label_index && j->data.format != FORMAT_CSV)
+            return complain(root, "model.outputs",
+                            "has the label '%s', and format %s has one label", o->label,
+                            data_format_names[j->data.format]);
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(m->outputs[k].from, o->from))
+                return complain(root, "model.outputs",
+                                "has two outputs from '%s'; give each a layer", o->from);
+        if (j->eval.output && !strcmp(j->eval.output, o->from)) {
+            j->eval.output_index = (uint32_t)i;
+            found = true;
+        }
+    }
+    if (!found)
+        return complain(root, "eval.output", "is '%s', which is no output of model.outputs",
+                        j->eval.output);
+    if (m->output_count && !conf_is_null(settings_at(root, "model.loss")))
+        return complain(root, "model.loss",
+                        "is given, and model.outputs have a loss each; remove it");
+    if (m->output_count)
+        m->loss = m->outputs[j->eval.output_index].loss;
+    return ERR_NONE;
+}
+
 static enum err check_model(struct job *j, const struct conf_node *root)
 {
     bool idx = j->data.format == FORMAT_IDX;
     if (conf_is_null(settings_at(root, "model.loss")))
         j->model.loss = idx ? LOSS_SOFTMAX : LOSS_LOGISTIC;
+    enum err e = check_outputs(j, root);
+    if (e)
+        return e;
     bool softmax = j->model.loss == LOSS_SOFTMAX;
     if (!j->model.classes)
         j->model.classes = !softmax ? 1 : idx ? 10 : 0;

@@ -59,6 +59,7 @@ void model_destroy(struct model *m)
         return;
     schema_destroy(m->schema);
     mem_free(m->layers);
+    mem_free(m->outputs);
     mem_free(m->embedding_offset);
     mem_free(m->slot_count);
     mem_free(m);
@@ -108,7 +109,11 @@ static enum err make_arrays(struct model_builder *b)
     m->dense_width = f->dense_width;
     m->loss = j->loss;
     m->normalize = j->normalize;
-    m->output_width = m->loss == LOSS_SOFTMAX ? j->classes : 1;
+    m->metric_output = b->job->eval.output_index;
+    m->metric_width = m->loss == LOSS_SOFTMAX ? j->classes : 1;
+    m->output_count = j->output_count > 0 ? (uint32_t)j->output_count : 1;
+    m->output_width = j->output_count > 0 ? m->output_count : m->metric_width;
+    m->outputs = mem_calloc(m->output_count, sizeof *m->outputs);
     m->schema = mem_calloc(1, sizeof *m->schema);
     if (m->schema == NULL)
         return ERR_MEMORY;
@@ -119,7 +124,8 @@ static enum err make_arrays(struct model_builder *b)
     m->slot_count = mem_calloc(count, sizeof *m->slot_count);
     b->values = mem_calloc(b->list_count + 1, sizeof *b->values);
     if (m->schema->tables == NULL || m->schema->dense == NULL || m->layers == NULL ||
-        m->embedding_offset == NULL || m->slot_count == NULL || b->values == NULL)
+        m->embedding_offset == NULL || m->slot_count == NULL || b->values == NULL ||
+        m->outputs == NULL)
         return ERR_MEMORY;
     m->schema->table_count = count;
     return name_tables(b);
@@ -310,11 +316,66 @@ static enum err check_unread(const struct model_builder *b)
             return err_set(ERR_INPUT,
                            "tables.%s: no layer reads it; let one read embeddings or wide",
                            s->tables[t].name);
-    for (size_t i = 0; i + 1 < b->value_count; i++) {
+    for (size_t i = 0; i < b->value_count; i++) {
         const struct model_value *v = &b->values[i];
         if (!v->is_read)
             return err_set(ERR_INPUT, "model.layers.%s: no layer reads it; let one, or remove it",
                            v->name);
+    }
+    return ERR_NONE;
+}
+
+/* The whole of the last layer. */
+static enum err make_output(struct model_builder *b)
+{
+    struct model_value *last = &b->values[b->value_count - 1];
+    const struct model *m = b->model;
+    last->is_read = true;
+    if (last->ref.width != m->output_width || last->ref.first != 0 ||
+        last->ref.width != m->layers[last->ref.layer].out_width)
+        return layer_error(b, &b->list[b->list_count - 1], ERR_INPUT,
+                           "gives %u numbers, and as the last layer it gives the model's output, "
+                           "which is %u (model.loss, model.classes); end with a linear layer of "
+                           "that many units",
+                           last->ref.width, m->output_width);
+    m->outputs[0] = (struct model_output){.name = last->name,
+                                          .layer = last->ref.layer,
+                                          .width = m->output_width,
+                                          .loss = m->loss,
+                                          .weight = 1};
+    return ERR_NONE;
+}
+
+static enum err make_outputs(struct model_builder *b)
+{
+    const struct job_model *j = &b->job->model;
+    const struct model *m = b->model;
+    if (j->output_count == 0)
+        return make_output(b);
+    for (uint32_t i = 0; i < m->output_count; i++) {
+        const struct job_output *o = &j->outputs[i];
+        struct model_value *v = NULL;
+        for (size_t k = 0; k < b->value_count; k++)
+            if (strcmp(b->values[k].name, o->from) == 0)
+                v = &b->values[k];
+        if (v == NULL)
+            return err_set(ERR_INPUT, "model.outputs[%u].from: '%s' is no layer", i, o->from);
+        if (v->ref.width != 1 || m->layers[v->ref.layer].out_width != 1)
+            return err_set(ERR_INPUT,
+                           "model.outputs[%u].from: '%s' gives %u numbers, and an output has one; "
+                           "put a linear layer with units: 1 over it",
+                           i, o->from, v->ref.width);
+        for (uint32_t k = 0; k < i; k++)
+            if (m->outputs[k].layer == v->ref.layer)
+                return err_set(ERR_INPUT, "model.outputs[%u].from: '%s' is an output already", i,
+                               o->from);
+        v->is_read = true;
+        m->outputs[i] = (struct model_output){.name = o->from,
+                                              .layer = v->ref.layer,
+                                              .width = 1,
+                                              .loss = o->loss,
+                                              .label = o->label_index,
+                                              .weight = o->weight};
     }
     return ERR_NONE;
 }
@@ -324,20 +385,9 @@ static enum err make_layers(struct model_builder *b)
     enum err err = ERR_NONE;
     for (size_t i = 0; err == ERR_NONE && i < b->list_count; i++)
         err = model_add_job_layer(b, &b->list[i]);
-    if (err == ERR_NONE && !b->is_preset)
-        err = check_unread(b);
-    if (err != ERR_NONE)
-        return err;
-    const struct model_ref last = b->values[b->value_count - 1].ref;
-    const struct model *m = b->model;
-    if (last.width != m->output_width || last.layer != m->layer_count - 1 || last.first != 0 ||
-        last.width != m->layers[last.layer].out_width)
-        return layer_error(b, &b->list[b->list_count - 1], ERR_INPUT,
-                           "gives %u numbers, and as the last layer it gives the model's output, "
-                           "which is %u (model.loss, model.classes); end with a linear layer of "
-                           "that many units",
-                           last.width, m->output_width);
-    return ERR_NONE;
+    if (err == ERR_NONE)
+        err = make_outputs(b);
+    return err == ERR_NONE && !b->is_preset ? check_unread(b) : err;
 }
 
 /* ---- what layers are made of ----------------------------------------------------------------- */

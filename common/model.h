@@ -63,12 +63,25 @@ struct model_layer {
     uint32_t low_rank;     /* CROSS: 0 = full */
 };
 
+/* Layers whose outputs are logits, side by side in what a network gives. */
+struct model_output {
+    const char *name; /* of the job's layer */
+    uint32_t layer, width;
+    enum loss_type loss;
+    uint32_t label; /* 0: batch.labels, else 1 + the column of batch.more_labels */
+    double weight;  /* of its loss */
+};
+
 struct model {
     struct schema *schema;
-    struct model_layer *layers; /* each reads layers before it; the last is the output */
+    struct model_layer *layers; /* each reads layers before it */
     uint32_t layer_count;
     uint32_t dense_width;  /* of an example's dense input */
-    uint32_t output_width; /* 1, or classes */
+    uint32_t output_width; /* of all outputs: 1, or classes, or one for each of several */
+    struct model_output *outputs;
+    uint32_t output_count;
+    /* The output whose metrics are reported. */
+    uint32_t metric_output, metric_width;
     enum loss_type loss;
     enum normalize normalize;
     /* embeddings side by side in LAYER_INPUT, after the dense input: for table t, slot s at

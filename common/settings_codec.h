@@ -24,6 +24,7 @@ CODEC(metric);     /* struct job_early_stopping */
 CODEC(restore);    /* struct job_early_stopping */
 CODEC(widths);     /* struct width_list */
 CODEC(layers);     /* struct job_model */
+CODEC(outputs);    /* struct job_model */
 CODEC(missing);    /* struct job_feature */
 CODEC(vocab);      /* struct job_feature */
 CODEC(edges);      /* struct job_feature */
@@ -45,6 +46,7 @@ bool feature_is_binned(const struct job_feature *f);
 
 /* Settings of model.layers (settings_codec_layers.c). */
 void job_layer_deinit(struct job_layer *l);
+void job_output_deinit(struct job_output *o);
 void job_layer_write(const struct job_layer *l, struct str *out); /* a map in flow style */
 
 #endif

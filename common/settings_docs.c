@@ -199,6 +199,9 @@ void settings_document_job(struct str *out)
         if (i == 1) {
             str_append(out, layers_intro);
             append_table(out, layer_settings, layer_setting_count, NULL, layer_type_names);
+            str_append(out, "## Outputs\n\n`model.outputs:` is a list of maps. Layers that several "
+                            "outputs read, a shared bottom,\nlearn from all of them.\n\n");
+            append_table(out, output_settings, output_setting_count, NULL, NULL);
             str_append(out, "## Optimizers\n\n");
             append_table(out, job_settings, job_setting_count, "optimizer", NULL);
             str_append(out, "Each is a type (`dense: sgd`) or a map; without `type` it changes the "

@@ -152,7 +152,10 @@ const struct setting job_settings[] = {
     {"model.layers", AT(model), CODEC(layers), .initial = "[]", .applies = LAYERS,
      .change = CHANGE_NEVER, .form = "a list of layers {name: NAME, type: TYPE, in: [NAME, …], …}",
      .help = "A model composed of layers, in order; the last one gives the output. See Layers."},
-    {"model.outputs", SETTING_LATER, .initial = "~", .help = "(later) Several labels."},
+    {"model.outputs", AT(model), CODEC(outputs), .initial = "[]", .applies = LAYERS,
+     .change = CHANGE_NEVER, .form = "a list of outputs {from: LAYER, label: COLUMN, …}",
+     .help = "Several things to learn, each from a layer of one unit; see Outputs. None: the last "
+             "layer learns data.label."},
 
     {"optimizer.linear", SETTING_GROUP, AT(optimizer.linear), .initial = "{type: ftrl}",
      .help = "Of the linear terms; see Optimizers."},
@@ -206,6 +209,10 @@ const struct setting job_settings[] = {
      .help = "What to report.",
      .form = "a list of log_loss, auc, accuracy, rmse, mae, ne, calibration, objective, {gauc: "
              "column}"},
+    {"eval.output", SETTING_TEXT, AT(eval.output), .initial = "~", .applies = LAYERS,
+     .change = CHANGE_ON_RESUME,
+     .help = "Of several outputs the one whose metrics are reported and watched, by its layer; ~: "
+             "the first."},
     {"eval.progressive", SETTING_BOOL, AT(eval.progressive), .initial = "true", .no_bits = true,
      .change = CHANGE_ON_RESUME,
      .help = "Reports the loss of training batches, computed before they are learned from."},

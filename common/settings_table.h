@@ -76,9 +76,9 @@ struct setting {
 };
 
 extern const struct setting job_settings[], feature_settings[], table_settings[],
-    optimizer_settings[], layer_settings[], daemon_settings[];
+    optimizer_settings[], layer_settings[], output_settings[], daemon_settings[];
 extern const size_t job_setting_count, feature_setting_count, table_setting_count,
-    optimizer_setting_count, layer_setting_count, daemon_setting_count;
+    optimizer_setting_count, layer_setting_count, output_setting_count, daemon_setting_count;
 
 /* What a map is read against, or a struct written by. */
 struct settings_view {

@@ -228,3 +228,20 @@ const struct setting layer_settings[] = {
      .help = "Products of pairs of terms, by one vector a value or by one for each field."},
 };
 const size_t layer_setting_count = sizeof layer_settings / sizeof *layer_settings;
+
+/* ---- outputs -------------------------------------------------------------------------------- */
+
+#undef AT
+#define AT(member) .offset = offsetof(struct job_output, member)
+
+const struct setting output_settings[] = {
+    {"from", SETTING_TEXT, AT(from), .initial = "<required>", .change = CHANGE_NEVER,
+     .help = "The layer that gives its logit."},
+    {"label", SETTING_TEXT, AT(label), .initial = "~", .change = CHANGE_NEVER,
+     .help = "Column of its label; ~: data.label."},
+    {"loss", SETTING_CHOICE, AT(loss), .initial = "logistic", .change = CHANGE_NEVER,
+     .choices = NAMES("logistic", "squared"), .help = "What training minimizes."},
+    {"weight", SETTING_F64, AT(weight), .initial = "1", .max = 1e6, .exclusive_min = true,
+     .change = CHANGE_NEVER, .help = "Of its loss in the sum of losses."},
+};
+const size_t output_setting_count = sizeof output_settings / sizeof *output_settings;

@@ -213,7 +213,7 @@ enum err make_model(struct job_run *j)
     uint64_t per_epoch =
         dataindex_steps_per_epoch(j->train_examples, j->job->train.batch_size, j->job->train.ranks);
     j->steps = steps_make(j->job, per_epoch, j->eval_examples > 0);
-    return evaluation_create(j->model->loss, j->model->output_width, j->job->eval.metrics,
+    return evaluation_create(j->model->loss, j->model->metric_width, j->job->eval.metrics,
                              &j->evaluation);
 }
 

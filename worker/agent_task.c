@@ -122,7 +122,7 @@ static enum err run_evaluate(struct agent *a, struct task *t)
     struct evaluator *evaluator = NULL;
     struct evaluation *sums = NULL;
     enum err e =
-        evaluation_create(j->job->model.loss, j->model->output_width, j->job->eval.metrics, &sums);
+        evaluation_create(j->job->model.loss, j->model->metric_width, j->job->eval.metrics, &sums);
     if (e == ERR_NONE)
         e = open_evaluation(a, &source, &evaluator);
     for (uint32_t i = 0; i < t->key.count && e == ERR_NONE; i++)

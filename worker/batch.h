@@ -32,19 +32,21 @@ struct batch_table {
 };
 
 struct batch {
-    uint64_t step;                   /* 0: not of training */
+    uint64_t step; /* 0: not of training */
     uint32_t rank;
-    uint32_t example_count;          /* 0: this rank has run out: an empty push */
+    uint32_t example_count; /* 0: this rank has run out: an empty push */
     uint32_t dense_width;
-    float *labels;                   /* [n]: 0/1, a number, or a class */
-    float *weights;                  /* [n] */
-    double weight_sum;               /* in example order */
-    float *dense;                    /* [n][dense_width], 64-byte aligned */
-    uint64_t *groups;                /* [n] hash of the gauc column, or NULL */
-    struct batch_table *tables;      /* [table_count of features_spec] */
+    float *labels;      /* [n]: 0/1, a number, or a class */
+    float *more_labels; /* [n][more_label_count]: job.model.more_labels */
+    uint32_t more_label_count;
+    float *weights;             /* [n] */
+    double weight_sum;          /* in example order */
+    float *dense;               /* [n][dense_width], 64-byte aligned */
+    uint64_t *groups;           /* [n] hash of the gauc column, or NULL */
+    struct batch_table *tables; /* [table_count of features_spec] */
     uint32_t table_count;
-    uint64_t read_ns;                /* time that went into making it */
-    void *arena;                     /* of the maker */
+    uint64_t read_ns; /* time that went into making it */
+    void *arena;      /* of the maker */
 };
 
 #endif

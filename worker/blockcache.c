@@ -54,6 +54,9 @@ static uint64_t identity_of(const struct blockcache_options *o)
                                    f->dense_offset, f->dense_width, f->gives_terms};
         id = hash64(places, sizeof places, id);
     }
+    for (size_t i = 0; i < o->job->model.more_labels.count; i++)
+        id = hash64(o->job->model.more_labels.items[i], strlen(o->job->model.more_labels.items[i]),
+                    id);
     if (o->job->eval.gauc_column != NULL)
         id = hash64(o->job->eval.gauc_column, strlen(o->job->eval.gauc_column), id);
     return id;
@@ -240,7 +243,8 @@ static enum err check_counts(const struct blockcache *c, uint32_t block, const c
     const struct dataindex_block *b = &c->o.index->blocks[block];
     bool fits = v->count == b->record_count && v->train_count == b->train_count &&
                 v->table_count == c->o.spec->table_count &&
-                v->dense_width == c->o.spec->dense_width;
+                v->dense_width == c->o.spec->dense_width &&
+                v->more_label_count == c->o.job->model.more_labels.count;
     for (uint32_t t = 0; fits && t < v->table_count; t++)
         fits = v->tables[t].slot_count == c->o.spec->tables[t].slot_count;
     return fits ? ERR_NONE : err_set(ERR_CORRUPT, "%s: its counts are not the index's", path);

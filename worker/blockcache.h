@@ -6,7 +6,7 @@
  *
  *   head       magic, version, identity, counts, size, CRC32C of what follows
  *   tables     one struct block_table_head each
- *   sections   labels, weights?, groups?, dense?; per table: keys (mixed, ascending), ids (of the
+ *   sections   labels, more labels?, weights?, groups?, dense?; per table: keys (mixed, ascending), ids (of the
  *              keys), ends? (where a cell's terms end), values?
  *
  * What is all 1 (weights, values) or implied (ends, when each cell has one term) is left out. The
@@ -48,11 +48,12 @@ struct block_table {
 struct block_view {
     uint32_t count; /* train_count + evaluation examples */
     uint32_t train_count;
-    uint32_t table_count, dense_width;
+    uint32_t table_count, dense_width, more_label_count;
     const float *labels;
-    const float *weights;   /* NULL: 1 */
-    const uint64_t *groups; /* NULL: none */
-    const float *dense;     /* [count][dense_width] */
+    const float *more_labels; /* [count][more_label_count] */
+    const float *weights;     /* NULL: 1 */
+    const uint64_t *groups;   /* NULL: none */
+    const float *dense;       /* [count][dense_width] */
     struct block_table *tables;
     void *memory; /* the mapping, or an image of ours */
     size_t size;

@@ -19,7 +19,7 @@ struct block_head {
     uint64_t set, block;
     uint64_t size; /* of all */
     uint32_t crc;  /* of what is behind the head */
-    uint32_t count, train_count, table_count, dense_width, flags;
+    uint32_t count, train_count, table_count, dense_width, more_label_count, flags;
 };
 
 struct block_table_head {
@@ -246,7 +246,8 @@ enum err block_build(struct block_builder *b, const struct rows *rows, struct bl
                               .block = id.block,
                               .count = rows->count,
                               .table_count = rows->table_count,
-                              .dense_width = rows->dense_width};
+                              .dense_width = rows->dense_width,
+                              .more_label_count = rows->more_label_count};
     struct block_table_head tables[TABLE_MAX];
     head.flags = (rows->has_weights ? HAS_WEIGHTS : 0) | (rows->has_groups ? HAS_GROUPS : 0);
     b->image_size = 0;
@@ -256,6 +257,9 @@ enum err block_build(struct block_builder *b, const struct rows *rows, struct bl
         e = ERR_MEMORY;
     if (e == ERR_NONE)
         e = put_rows(b, rows->labels, sizeof *rows->labels, rows->count);
+    if (e == ERR_NONE && rows->more_label_count > 0)
+        e = put_rows(b, rows->more_labels, rows->more_label_count * sizeof *rows->more_labels,
+                     rows->count);
     if (e == ERR_NONE && rows->has_weights)
         e = put_rows(b, rows->weights, sizeof *rows->weights, rows->count);
     if (e == ERR_NONE && rows->has_groups)
@@ -339,9 +343,12 @@ enum err block_view_open(const char *what, void *memory, size_t size, struct blo
                            .train_count = h->train_count,
                            .table_count = h->table_count,
                            .dense_width = h->dense_width,
+                           .more_label_count = h->more_label_count,
                            .memory = memory,
                            .size = size};
     v.labels = take(&s, h->count * sizeof *v.labels);
+    if (h->more_label_count > 0)
+        v.more_labels = take(&s, (size_t)h->count * h->more_label_count * sizeof *v.more_labels);
     if (h->flags & HAS_WEIGHTS)
         v.weights = take(&s, h->count * sizeof *v.weights);
     if (h->flags & HAS_GROUPS)

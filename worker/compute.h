@@ -200,8 +200,10 @@ struct compute_loss {
     uint32_t n, width;
     const float *logits;           /* [n][width] */
     const float *labels, *weights; /* [n] */
-    float *gradient;               /* [n][width]: weight × derivative */
+    float *gradient;               /* [n][width]: weight × scale × derivative */
     double *sums;                  /* [ceil(n / COMPUTE_LOSS_ROWS)] scratch */
+    uint32_t label_stride;         /* from label to label; 0: 1 */
+    float scale;                   /* of the gradient; 0: 1 */
 };
 
 struct compute {

@@ -45,6 +45,8 @@ static inline double loss_sum(const struct compute_loss *l, struct cpu_range r,
                               loss_function *function)
 {
     double sum = 0;
+    size_t stride = l->label_stride > 0 ? l->label_stride : 1;
+    float scale = l->scale > 0 ? l->scale : 1.0f;
     for (uint32_t i = r.first; i < r.end; i++) {
         float *gradient = l->gradient + (size_t)i * l->width;
         const float *logits = l->logits + (size_t)i * l->width;
@@ -53,7 +55,8 @@ static inline double loss_sum(const struct compute_loss *l, struct cpu_range r,
                 gradient[j] = 0;
             continue;
         }
-        double loss = function(logits, l->width, l->labels[i], l->weights[i], gradient);
+        double loss =
+            function(logits, l->width, l->labels[i * stride], l->weights[i] * scale, gradient);
         sum += (double)l->weights[i] * loss;
     }
     return sum;

@@ -43,6 +43,7 @@ static void arena_destroy(struct batch_arena *a)
     }
     mem_free(a->batch.tables);
     mem_free(a->batch.labels);
+    mem_free(a->batch.more_labels);
     mem_free(a->batch.weights);
     mem_free(a->batch.dense);
     mem_free(a->groups);

@@ -307,19 +307,25 @@ static enum err make_scalars(const struct group *g, const struct sampler_pick *p
 {
     struct batch *b = &a->batch;
     uint32_t width = b->dense_width;
+    uint32_t more = n > 0 ? g->views[0].more_label_count : 0;
     bool has_groups = n > 0 && g->views[0].groups != NULL;
     if (!arena_room(b->labels, a->label_capacity, n) ||
         !arena_room(b->weights, a->weight_capacity, n) ||
+        (more > 0 && !arena_room(b->more_labels, a->more_label_capacity, (size_t)n * more)) ||
         (width > 0 && !arena_room(b->dense, a->dense_capacity, (size_t)n * width)) ||
         (has_groups && !arena_room(a->groups, a->group_capacity, n)))
         return ERR_MEMORY;
     b->example_count = n;
     b->groups = has_groups ? a->groups : NULL;
     b->weight_sum = 0;
+    b->more_label_count = more;
     for (uint32_t i = 0; i < n; i++) {
         const struct block_view *v = &g->views[picks[i].range];
         uint32_t row = row_of(g, picks[i]);
         b->labels[i] = v->labels[row];
+        if (more > 0)
+            memcpy(b->more_labels + (size_t)i * more, v->more_labels + (size_t)row * more,
+                   more * sizeof *b->more_labels);
         b->weights[i] = v->weights != NULL ? v->weights[row] : 1.0f;
         b->weight_sum += b->weights[i];
         if (has_groups)

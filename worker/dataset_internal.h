@@ -72,7 +72,7 @@ struct batch_arena {
     struct arena_list *owner;
     struct batch_arena *next;
     uint64_t *groups; /* batch.groups is NULL without a gauc column */
-    size_t label_capacity, weight_capacity, dense_capacity, group_capacity;
+    size_t label_capacity, more_label_capacity, weight_capacity, dense_capacity, group_capacity;
     struct arena_table {
         float *values, *by_row_values; /* batch.tables has NULL where they are all 1 */
         size_t key_capacity, offset_capacity, id_capacity, value_capacity;

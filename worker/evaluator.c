@@ -11,7 +11,8 @@ struct evaluator {
     struct pool *pool;
     struct network *network;
     float *logits;
-    float **dense; /* [dense_count], read once */
+    float *metric_logits, *metric_labels; /* room for network_metric() */
+    float **dense;                        /* [dense_count], read once */
     bool has_dense;
     float **rows; /* [table_count], in row_memory */
     float *row_memory;
@@ -39,7 +40,9 @@ enum err evaluator_create(const struct evaluator_options *o, struct evaluator **
     e->rows = must_alloc((schema->table_count + 1) * sizeof *e->rows);
     e->dense = must_alloc((schema->dense_count + 1) * sizeof *e->dense);
     e->logits = mem_alloc_array((size_t)o->max_examples * o->model->output_width, sizeof(float));
-    bool complete = e->logits != NULL;
+    e->metric_logits = mem_alloc_array(o->max_examples, sizeof(float));
+    e->metric_labels = mem_alloc_array(o->max_examples, sizeof(float));
+    bool complete = e->logits != NULL && e->metric_logits != NULL && e->metric_labels != NULL;
     for (uint32_t p = 0; p < schema->dense_count; p++) {
         e->dense[p] = mem_alloc_array(schema->dense[p].count, sizeof(float));
         complete = complete && e->dense[p] != NULL;
@@ -61,6 +64,8 @@ void evaluator_destroy(struct evaluator *e)
 {
     if (e == NULL)
         return;
+    mem_free(e->metric_logits);
+    mem_free(e->metric_labels);
     network_destroy(e->network);
     pool_destroy(e->pool);
     for (uint32_t p = 0; p < e->options.model->schema->dense_count; p++)
@@ -126,9 +131,12 @@ enum err evaluator_run(struct evaluator *e, struct batch_stream *stream, const a
             return error;
         if (b->example_count > 0)
             error = evaluator_infer(e, b, &logits);
-        if (error == ERR_NONE && b->example_count > 0)
+        if (error == ERR_NONE && b->example_count > 0) {
+            struct network_metric m =
+                network_metric(e->options.model, b, logits, e->metric_logits, e->metric_labels);
             error =
-                evaluation_add(into, logits, b->labels, b->weights, b->groups, b->example_count);
+                evaluation_add(into, m.logits, m.labels, b->weights, b->groups, b->example_count);
+        }
         batch_release(b);
         if (error != ERR_NONE)
             return error;

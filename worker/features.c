@@ -49,6 +49,10 @@ static enum err find_columns(struct features *f)
     f->label_field = 0; /* of formats with fixed columns */
     if (d->format == FORMAT_CSV)
         e = find_column(o, "data.label", d->label, optional, &f->label_field);
+    const struct text_list *more = &o->job->model.more_labels;
+    f->more_label_fields = must_alloc((more->count + 1) * sizeof *f->more_label_fields);
+    for (size_t i = 0; i < more->count && e == ERR_NONE; i++)
+        e = find_column(o, "model.outputs", more->items[i], optional, &f->more_label_fields[i]);
     if (e == ERR_NONE)
         e = find_column(o, "data.weight", d->weight, optional, &f->weight_field);
     if (e == ERR_NONE)
@@ -270,6 +274,7 @@ void features_destroy(struct features *f)
         keyset_deinit(&f->items[i].frequent);
     }
     mem_free(f->items);
+    mem_free(f->more_label_fields);
     mem_free(f->order);
     mem_free(f->of_libffm_field);
     mem_free(f->id_fields);
@@ -298,6 +303,7 @@ void rows_init(const struct features *f, struct rows *r)
     const struct features_spec *spec = f->options.spec;
     *r = (struct rows){.table_count = (uint32_t)spec->table_count,
                        .dense_width = spec->dense_width,
+                       .more_label_count = (uint32_t)f->options.job->model.more_labels.count,
                        .has_groups = f->group_field != NO_FIELD,
                        .has_times = f->time_field != NO_FIELD};
     CHECK(r->table_count <= TABLE_MAX);
@@ -330,6 +336,7 @@ void rows_deinit(struct rows *r)
     }
     mem_free(r->tables);
     mem_free(r->labels);
+    mem_free(r->more_labels);
     mem_free(r->weights);
     mem_free(r->dense);
     mem_free(r->groups);

@@ -36,6 +36,8 @@ struct rows {
     uint32_t table_count, dense_width;
     struct rows_table *tables;
     float *labels, *weights, *dense;
+    float *more_labels; /* [count][more_label_count] */
+    uint32_t more_label_count;
     uint64_t *groups;    /* hash of the gauc column; NULL without one */
     int64_t *times;      /* ms since 1970; NULL without data.time */
     bool *evals;         /* belongs to the evaluation set */
@@ -45,8 +47,8 @@ struct rows {
     uint32_t *order;
     uint64_t cut_values; /* by max_values */
     bool has_groups, has_times, has_weights;
-    size_t label_capacity, weight_capacity, dense_capacity, group_capacity, time_capacity,
-        eval_capacity;
+    size_t label_capacity, more_label_capacity, weight_capacity, dense_capacity, group_capacity,
+        time_capacity, eval_capacity;
 };
 
 struct features;

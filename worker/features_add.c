@@ -333,13 +333,25 @@ static enum err label_error(const struct feature_input *in, struct span text, co
                         what);
 }
 
-static enum err read_label(const struct feature_input *in, float *out)
+/* The loss of the outputs that learn label `index`. */
+static enum loss_type loss_of_label(const struct job_model *m, uint32_t index)
+{
+    for (size_t i = 0; i < m->output_count; i++)
+        if (m->outputs[i].label_index == index)
+            return m->outputs[i].loss;
+    return m->loss;
+}
+
+/* Label 0 is data.label; those after it are more_labels. */
+static enum err read_label(const struct feature_input *in, uint32_t index, float *out)
 {
     const struct features *f = in->f;
     const struct job *job = f->options.job;
+    uint32_t field = index == 0 ? f->label_field : f->more_label_fields[index - 1];
+    enum loss_type loss = loss_of_label(&job->model, index);
     struct span text = (struct span){0};
-    if (f->label_field != NO_FIELD && in->record->fields[f->label_field].data != NULL)
-        text = span_trim(in->record->fields[f->label_field]);
+    if (field != NO_FIELD && in->record->fields[field].data != NULL)
+        text = span_trim(in->record->fields[field]);
     double value = 0;
     *out = 0;
     if (is_missing(text))
@@ -347,7 +359,7 @@ static enum err read_label(const struct feature_input *in, float *out)
                    ? ERR_NONE
                    : reader_error(in->call->reader, NULL, "the label is missing");
     bool is_number = reader_number(text, &value);
-    if (f->positive.given) {
+    if (f->positive.given && index == 0) {
         if (!is_number && f->positive.operator[1] != '=' && f->positive.is_number)
             return label_error(in, text, "is not a number");
         if (!is_number && (f->positive.operator[0] == '<' || f->positive.operator[0] == '>'))
@@ -357,12 +369,11 @@ static enum err read_label(const struct feature_input *in, float *out)
     }
     if (!is_number)
         return label_error(in, text, "is not a number; positive: \"== …\" makes one of text");
-    if (job->model.loss == LOSS_LOGISTIC && value == -1)
+    if (loss == LOSS_LOGISTIC && value == -1)
         value = 0;
-    if (job->model.loss == LOSS_LOGISTIC && value != 0 && value != 1)
+    if (loss == LOSS_LOGISTIC && value != 0 && value != 1)
         return label_error(in, text, "is not 0, 1 or -1; positive: \">= …\" makes it so");
-    if (job->model.loss == LOSS_SOFTMAX &&
-        (value != floor(value) || value < 0 || value >= job->model.classes))
+    if (loss == LOSS_SOFTMAX && (value != floor(value) || value < 0 || value >= job->model.classes))
         return label_error(in, text, "is not a class; they are 0 to model.classes - 1");
     if (fabs(value) > FLT_MAX)
         return label_error(in, text, "is too large");
@@ -426,6 +437,8 @@ static enum err reserve_example(struct rows *r)
     bool fits =
         mem_grow(r->labels, r->label_capacity, n) && mem_grow(r->weights, r->weight_capacity, n) &&
         mem_grow(r->evals, r->eval_capacity, n) &&
+        (r->more_label_count == 0 ||
+         mem_grow(r->more_labels, r->more_label_capacity, n * r->more_label_count)) &&
         (r->dense_width == 0 || mem_grow(r->dense, r->dense_capacity, n * r->dense_width)) &&
         (!r->has_groups || mem_grow(r->groups, r->group_capacity, n)) &&
         (!r->has_times || mem_grow(r->times, r->time_capacity, n));
@@ -438,7 +451,10 @@ static enum err add_scalars(const struct feature_input *in, struct rows *r)
 {
     const struct features *f = in->f;
     int64_t time;
-    enum err e = read_label(in, &r->labels[r->count]);
+    enum err e = read_label(in, 0, &r->labels[r->count]);
+    float *more = r->more_labels + (size_t)r->count * r->more_label_count;
+    for (uint32_t i = 0; i < r->more_label_count && e == ERR_NONE; i++)
+        e = read_label(in, i + 1, &more[i]);
     if (e == ERR_NONE)
         e = read_weight(in, &r->weights[r->count]);
     if (e == ERR_NONE)

@@ -47,6 +47,7 @@ struct features {
     uint32_t *id_fields;
     uint32_t id_count;
     struct compare positive;
+    uint32_t *more_label_fields;        /* of job.model.more_labels */
     float log2_floor[LOG2_FLOOR_KNOWN]; /* of whole numbers, most of which are small */
     uint64_t split_seed, split_below;   /* SPLIT_HASH: hashes below evaluate */
     bool split_everything;

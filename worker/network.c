@@ -163,7 +163,8 @@ static void count_readers(struct gradient_plan *p)
         for (uint32_t k = 0; k < m->layers[i].in_count; k++)
             p->readers[m->layers[i].in[k].layer]++;
     }
-    p->readers[m->layer_count - 1]++;
+    for (uint32_t o = 0; o < m->output_count; o++)
+        p->readers[m->outputs[o].layer]++;
 }
 
 static enum err place_gradients(struct gradient_plan *p)
@@ -197,7 +198,8 @@ static enum err make_gradients(struct network *n)
     enum err err = ERR_MEMORY;
     if (p.array != NULL && p.readers != NULL && p.taken != NULL && p.width != NULL) {
         count_readers(&p);
-        p.array[count - 1] = take_array(&p, n->model->output_width);
+        for (uint32_t o = 0; o < n->model->output_count; o++)
+            p.array[n->model->outputs[o].layer] = take_array(&p, n->model->outputs[o].width);
         for (uint32_t i = count; i-- > 0;)
             if (n->trains[i])
                 plan_layer(&p, i);
@@ -323,8 +325,16 @@ static void forward(struct network *n, struct layer_pass *pass, float *logits_ou
             l->in[k].x = n->layers[l->spec->in[k].layer].y + l->spec->in[k].first;
         layer_kind_find(l->spec->type)->forward(pass, l);
     }
-    memcpy(logits_out, n->layers[n->model->layer_count - 1].y,
-           (size_t)pass->batch->example_count * n->model->output_width * sizeof *logits_out);
+    for (uint32_t o = 0; o < n->model->output_count; o++) {
+        const struct model_output *output = &n->model->outputs[o];
+        struct compute_copy c = {.n = pass->batch->example_count,
+                                 .width = output->width,
+                                 .x_stride = output->width,
+                                 .y_stride = n->model->output_width,
+                                 .x = n->layers[output->layer].y,
+                                 .y = logits_out + o};
+        n->compute->copy(n->pool, &c);
+    }
 }
 
 enum err network_infer(struct network *n, const struct batch *b,
@@ -339,17 +349,25 @@ enum err network_infer(struct network *n, const struct batch *b,
 
 /* ---- backward ------------------------------------------------------------------------------- */
 
-/* A label that the loss has no meaning for is an error of the input, not a gradient. */
-static enum err check_labels(const struct model *m, const struct batch *b)
+/* An output's labels in the batch, and from one to the next. */
+static const float *labels_of(const struct batch *b, const struct model_output *o, uint32_t *stride)
 {
+    *stride = o->label > 0 ? b->more_label_count : 1;
+    return o->label > 0 ? b->more_labels + (o->label - 1) : b->labels;
+}
+
+/* A label that the loss has no meaning for is an error of the input, not a gradient. */
+static enum err check_labels(const struct model_output *o, const struct batch *b)
+{
+    uint32_t stride;
+    const float *labels = labels_of(b, o, &stride);
     for (uint32_t i = 0; i < b->example_count; i++) {
-        float label = b->labels[i];
+        float label = labels[(size_t)i * stride];
         bool good = isfinite(label) && b->weights[i] >= 0 && isfinite(b->weights[i]);
-        if (m->loss == LOSS_LOGISTIC)
+        if (o->loss == LOSS_LOGISTIC)
             good = good && label >= 0 && label <= 1;
-        else if (m->loss == LOSS_SOFTMAX)
-            good = good && label >= 0 && label < (float)m->output_width &&
-                   label == (float)(uint32_t)label;
+        else if (o->loss == LOSS_SOFTMAX)
+            good = good && label >= 0 && label < (float)o->width && label == (float)(uint32_t)label;
         if (good)
             continue;
         static const char *const expected[] = {
@@ -361,9 +379,31 @@ static enum err check_labels(const struct model *m, const struct batch *b)
                        "step %llu: example %u has label %g and weight %g; its loss needs "
                        "%s and a weight that is finite and not negative",
                        (unsigned long long)b->step, i, (double)label, (double)b->weights[i],
-                       expected[m->loss]);
+                       expected[o->loss]);
     }
     return ERR_NONE;
+}
+
+/* Fills the gradients of the outputs' layers. -> Σ of outputs' weight × loss */
+static double losses(struct network *n, const struct batch *b)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n->model->output_count; i++) {
+        const struct model_output *o = &n->model->outputs[i];
+        struct compute_loss loss = {
+            .type = o->loss,
+            .n = b->example_count,
+            .width = o->width,
+            .logits = n->layers[o->layer].y,
+            .weights = b->weights,
+            .scale = (float)o->weight,
+            .gradient = n->layers[o->layer].gradient,
+            .sums = n->loss_sums,
+        };
+        loss.labels = labels_of(b, o, &loss.label_stride);
+        sum += o->weight * n->compute->loss(n->pool, &loss);
+    }
+    return sum;
 }
 
 /* Layers that read parts of this one's output add to its gradient, which begins at 0. */
@@ -419,8 +459,8 @@ enum err network_train(struct network *n, const struct batch *b, uint64_t first_
 {
     struct layer_pass pass;
     enum err err = begin(n, b, values, gradients, &pass);
-    if (err == ERR_NONE)
-        err = check_labels(n->model, b);
+    for (uint32_t o = 0; err == ERR_NONE && o < n->model->output_count; o++)
+        err = check_labels(&n->model->outputs[o], b);
     if (err != ERR_NONE)
         return err;
     if (b->example_count == 0) {
@@ -431,17 +471,7 @@ enum err network_train(struct network *n, const struct batch *b, uint64_t first_
     }
     pass.first_example = first_example;
     forward(n, &pass, logits_out);
-    struct compute_loss loss = {
-        .type = n->model->loss,
-        .n = b->example_count,
-        .width = n->model->output_width,
-        .logits = n->layers[n->model->layer_count - 1].y,
-        .labels = b->labels,
-        .weights = b->weights,
-        .gradient = n->layers[n->model->layer_count - 1].gradient,
-        .sums = n->loss_sums,
-    };
-    *loss_out = n->compute->loss(n->pool, &loss);
+    *loss_out = losses(n, b);
     backward(n, &pass);
     *finite_out = all_finite(n, b, gradients);
     return ERR_NONE;
@@ -489,6 +519,21 @@ double network_clip(const struct model *m, const struct batch *b,
     return found;
 }
 
+struct network_metric network_metric(const struct model *m, const struct batch *b,
+                                     const float *logits, float *logit_room, float *label_room)
+{
+    const struct model_output *o = &m->outputs[m->metric_output];
+    uint32_t stride;
+    const float *labels = labels_of(b, o, &stride);
+    if (m->output_count == 1)
+        return (struct network_metric){logits, b->labels};
+    for (uint32_t i = 0; i < b->example_count; i++) {
+        logit_room[i] = logits[(size_t)i * m->output_width + m->metric_output];
+        label_room[i] = labels[(size_t)i * stride];
+    }
+    return (struct network_metric){logit_room, label_room};
+}
+
 double network_loss(const struct model *m, const float *logits, float label)
 {
     switch (m->loss) {
@@ -503,23 +548,24 @@ double network_loss(const struct model *m, const float *logits, float label)
     CHECK(false);
 }
 
+static void predict_softmax(const float *logits, uint32_t width, float *prediction)
+{
+    float largest = logits[0], sum = 0;
+    for (uint32_t j = 1; j < width; j++)
+        largest = logits[j] > largest ? logits[j] : largest;
+    for (uint32_t j = 0; j < width; j++)
+        sum += prediction[j] = fmath_exp(logits[j] - largest);
+    for (uint32_t j = 0; j < width; j++)
+        prediction[j] /= sum;
+}
+
 void network_predict(const struct model *m, const float *logits, float *prediction)
 {
-    switch (m->loss) {
-    case LOSS_LOGISTIC:
-        *prediction = fmath_sigmoid(*logits);
-        return;
-    case LOSS_SQUARED:
-        *prediction = *logits;
-        return;
-    case LOSS_SOFTMAX:
-        break;
+    for (uint32_t o = 0; o < m->output_count; o++) {
+        if (m->outputs[o].loss == LOSS_SOFTMAX)
+            predict_softmax(logits, m->output_width, prediction);
+        else
+            prediction[o] =
+                m->outputs[o].loss == LOSS_LOGISTIC ? fmath_sigmoid(logits[o]) : logits[o];
     }
-    float largest = logits[0], sum = 0;
-    for (uint32_t j = 1; j < m->output_width; j++)
-        largest = logits[j] > largest ? logits[j] : largest;
-    for (uint32_t j = 0; j < m->output_width; j++)
-        sum += prediction[j] = fmath_exp(logits[j] - largest);
-    for (uint32_t j = 0; j < m->output_width; j++)
-        prediction[j] /= sum;
 }

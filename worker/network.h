@@ -25,14 +25,14 @@
 #include "worker/batch.h"
 
 struct network;
-struct compute;                      /* worker/compute.h: the table of operations of a backend */
+struct compute; /* worker/compute.h: the table of operations of a backend */
 
 struct network_options {
-    const struct model *model;       /* borrowed */
-    const struct compute *compute;   /* compute_cpu() */
-    struct pool *pool;               /* borrowed; NULL: this thread alone */
+    const struct model *model;     /* borrowed */
+    const struct compute *compute; /* compute_cpu() */
+    struct pool *pool;             /* borrowed; NULL: this thread alone */
     uint32_t max_examples;
-    uint64_t seed;                   /* of dropout */
+    uint64_t seed; /* of dropout */
 };
 enum err network_create(const struct network_options *o, struct network **out) MUST_CHECK;
 void network_destroy(struct network *n);
@@ -64,8 +64,18 @@ enum err network_train(struct network *n, const struct batch *b, uint64_t first_
 double network_clip(const struct model *m, const struct batch *b,
                     const struct network_gradients *gradients, double norm);
 
+/*
+ * Logits [n][metric_width] and labels [n] of the output whose metrics are reported: what is given,
+ * or, with several outputs, copies in room for n numbers each.
+ */
+struct network_metric {
+    const float *logits, *labels;
+};
+struct network_metric network_metric(const struct model *m, const struct batch *b,
+                                     const float *logits, float *logit_room, float *label_room);
+
 /* Loss of a label (squared: half the square), and prediction[output_width]: probability, number or
-   class probabilities. */
+   class probabilities; of each output. */
 double network_loss(const struct model *m, const float *logits, float label);
 void network_predict(const struct model *m, const float *logits, float *prediction);
 

@@ -163,8 +163,8 @@ static enum err evaluate(struct tally *p, const struct tally_step *s)
         evaluation_clear(p->progressive);
     if (s->skipped || b->example_count == 0)
         return ERR_NONE;
-    return evaluation_add(p->progressive, s->logits, b->labels, b->weights, b->groups,
-                          b->example_count);
+    return evaluation_add(p->progressive, s->logits, s->labels != NULL ? s->labels : b->labels,
+                          b->weights, b->groups, b->example_count);
 }
 
 enum err tally_count(struct tally *p, const struct tally_step *s)

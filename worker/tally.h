@@ -38,9 +38,10 @@ void tally_restore(struct tally *p, uint64_t acked, const Paramd__Report *report
 struct tally_step {
     uint64_t step;
     const struct batch *batch;
-    bool skipped; /* a gradient was not finite: loss and predictions do not count */
-    double loss;  /* Σ weight × loss */
-    const float *logits;
+    bool skipped;        /* a gradient was not finite: loss and predictions do not count */
+    double loss;         /* Σ weight × loss */
+    const float *logits; /* of the output whose metrics are reported */
+    const float *labels; /* NULL: the batch's */
 };
 /* Counts a step that is about to be pushed; one that was counted before is not counted again. */
 enum err tally_count(struct tally *p, const struct tally_step *s) MUST_CHECK;

@@ -47,6 +47,7 @@ struct trainer {
     struct pool *pool;
     struct network *network;
     float *logits;
+    float *metric_logits, *metric_labels; /* room for network_metric() */
     uint64_t start_ns;
     struct trainer_shares shares; /* wait and exchange are filled in by publish() */
     uint64_t in_exchange_ns;      /* in calls of the exchange, waiting included */
@@ -231,7 +232,10 @@ static enum err open_network(struct trainer *t)
     if (e != ERR_NONE)
         return e;
     t->logits = mem_alloc_array((size_t)most * t->options.model->output_width, sizeof(float));
-    return t->logits != NULL ? ERR_NONE : ERR_MEMORY;
+    t->metric_logits = mem_alloc_array(most, sizeof(float));
+    t->metric_labels = mem_alloc_array(most, sizeof(float));
+    bool complete = t->logits != NULL && t->metric_logits != NULL && t->metric_labels != NULL;
+    return complete ? ERR_NONE : ERR_MEMORY;
 }
 
 static enum err open_replica(struct trainer *t, struct replica *r)
@@ -247,7 +251,7 @@ static enum err open_replica(struct trainer *t, struct replica *r)
     r->batch_count = 2 * t->steps.pipeline_depth + 4;
     r->batches = must_alloc(r->batch_count * sizeof(struct batch *));
     exchange_resumed(t->exchange, r->index, &at);
-    e = tally_create(t->options.job, &t->steps, t->options.model->output_width, &r->tally);
+    e = tally_create(t->options.job, &t->steps, t->options.model->metric_width, &r->tally);
     if (e != ERR_NONE)
         return e;
     tally_restore(r->tally, at.acked, at.report);
@@ -335,8 +339,14 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
     if (finite && b->example_count > 0 && t->options.job->train.clip_norm > 0)
         finite = isfinite(
             network_clip(t->options.model, b, &gradients, t->options.job->train.clip_norm));
-    struct tally_step counted = {
-        .step = w->step, .batch = b, .skipped = !finite, .loss = loss, .logits = t->logits};
+    struct network_metric metric =
+        network_metric(t->options.model, b, t->logits, t->metric_logits, t->metric_labels);
+    struct tally_step counted = {.step = w->step,
+                                 .batch = b,
+                                 .skipped = !finite,
+                                 .loss = loss,
+                                 .logits = metric.logits,
+                                 .labels = metric.labels};
     e = tally_count(r->tally, &counted);
     t->shares.compute += clock_ns() - start_ns;
     *skipped = !finite;
@@ -489,5 +499,7 @@ static void *run(void *context)
     network_destroy(t->network);
     pool_destroy(t->pool);
     mem_free(t->logits);
+    mem_free(t->metric_logits);
+    mem_free(t->metric_labels);
     return NULL;
 }

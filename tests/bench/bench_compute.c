@@ -132,6 +132,11 @@ static struct model *make_model(void)
     CHECK(m != NULL);
     *m = (struct model){
         .layer_count = LAYERS + 1, .dense_width = 784, .output_width = 10, .loss = LOSS_SOFTMAX};
+    m->output_count = 1;
+    m->metric_width = 10;
+    m->outputs = mem_calloc(1, sizeof *m->outputs);
+    m->outputs[0] = (struct model_output){
+        .name = "output", .layer = LAYERS, .width = 10, .loss = LOSS_SOFTMAX, .weight = 1};
     m->schema = mem_calloc(1, sizeof *m->schema);
     m->layers = mem_calloc(LAYERS + 1, sizeof *m->layers);
     m->schema->dense = mem_calloc(2 * LAYERS, sizeof *m->schema->dense);

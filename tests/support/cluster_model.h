@@ -42,14 +42,14 @@ struct model_member {
     /* worker */
     char device[32];
     uint32_t rounds;
-    uint64_t evaluated;     /* step + 1 */
+    uint64_t evaluated; /* step + 1 */
     uint32_t evaluated_part, evaluated_part_count;
     uint64_t released_turn; /* when it let go */
     bool frozen;            /* neither trains nor evaluates */
     bool mute;              /* says nothing at all */
     bool leaving;
-    bool left;           /* it was told to, and did */
-    uint64_t busy_ms;    /* of its first shard or rank */
+    bool left;        /* it was told to, and did */
+    uint64_t busy_ms; /* of its first shard or rank */
 };
 
 struct model_stored {

@@ -63,6 +63,8 @@ void model_job_init(struct model_job *out, const struct model_case *c)
         .bottom = {out->bottom, c->bottom > 0},
     };
     out->bottom[0] = c->bottom;
+    out->job.model.outputs = c->outputs;
+    out->job.model.output_count = c->output_count;
     if (c->layers != NULL)
         read_layers(c->layers, &out->job.model);
     out->job.optimizer.linear = optimizer("ftrl", 0.1);

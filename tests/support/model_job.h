@@ -27,7 +27,9 @@ struct model_case {
     uint32_t cross_layers, low_rank;
     enum cross_structure structure;
     bool wide;
-    uint32_t bottom;                       /* dlrm: width of its one hidden layer */
+    uint32_t bottom;            /* dlrm: width of its one hidden layer */
+    struct job_output *outputs; /* MODEL_LAYERS: complete, as job_check() leaves them */
+    uint32_t output_count;
     const char *layers;                    /* MODEL_LAYERS: the YAML of model.layers */
     uint32_t table_dims[MODEL_JOB_TABLES]; /* 0: dim */
     uint32_t dense_width;

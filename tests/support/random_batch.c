@@ -85,6 +85,10 @@ struct batch *random_batch_create(const struct random_batch *r)
         make_table(r, t, &b->tables[t]);
     b->dense = random_floats(r->seed + 1, (size_t)r->example_count * r->dense_width, 1.0f);
     b->labels = random_floats(r->seed + 2, r->example_count, 2.0f);
+    b->more_label_count = r->more_labels;
+    b->more_labels = random_floats(r->seed + 5, (size_t)r->example_count * r->more_labels, 1.0f);
+    for (uint32_t i = 0; i < r->example_count * r->more_labels; i++)
+        b->more_labels[i] = b->more_labels[i] > 0;
     b->weights = random_floats(r->seed + 3, r->example_count, 1.0f);
     for (uint32_t i = 0; i < r->example_count; i++) {
         if (r->classes > 0)
@@ -110,6 +114,7 @@ void random_batch_destroy(struct batch *b)
     mem_free(b->tables);
     mem_free(b->dense);
     mem_free(b->labels);
+    mem_free(b->more_labels);
     mem_free(b->weights);
     mem_free(b);
 }

@@ -21,9 +21,10 @@ struct random_batch {
     uint32_t table_count;
     uint32_t slot_count[RANDOM_BATCH_TABLES];
     uint32_t key_count[RANDOM_BATCH_TABLES];
-    uint32_t max_terms; /* of a slot */
-    bool weighted;      /* values, else NULL */
-    uint32_t classes;   /* labels: 0 any number, else 0 … classes - 1 */
+    uint32_t max_terms;   /* of a slot */
+    bool weighted;        /* values, else NULL */
+    uint32_t more_labels; /* 0 or 1 each */
+    uint32_t classes;     /* labels: 0 any number, else 0 … classes - 1 */
 };
 
 struct batch *random_batch_create(const struct random_batch *r);

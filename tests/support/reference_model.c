@@ -281,6 +281,16 @@ double reference_example_loss(const struct model *m, const double *logits, doubl
     return 0;
 }
 
+static double output_loss(const struct model_output *o, const struct batch *b, uint32_t example,
+                          const double *logits)
+{
+    struct model m = {.loss = o->loss, .output_width = o->width};
+    float label = b->labels[example];
+    if (o->label > 0)
+        label = b->more_labels[(size_t)example * b->more_label_count + o->label - 1];
+    return reference_example_loss(&m, logits, (double)label);
+}
+
 double reference_loss(const struct model *m, const struct batch *b,
                       const struct reference_values *v, const struct reference_options *o,
                       double *logits_out)
@@ -302,11 +312,14 @@ double reference_loss(const struct model *m, const struct batch *b,
     for (; e.index < b->example_count; e.index++) {
         for (uint32_t l = 0; l < m->layer_count; l++)
             run_layer(&e, l);
-        double weight = (double)b->weights[e.index];
-        loss += weight * reference_example_loss(m, e.x, (double)b->labels[e.index]);
-        if (logits_out != NULL)
-            memcpy(logits_out + (size_t)e.index * m->output_width, e.x,
-                   m->output_width * sizeof *e.x);
+        for (uint32_t k = 0; k < m->output_count; k++) {
+            const struct model_output *output = &m->outputs[k];
+            loss += (double)b->weights[e.index] * output->weight *
+                    output_loss(output, b, e.index, e.y[output->layer]);
+            if (logits_out != NULL)
+                memcpy(logits_out + (size_t)e.index * m->output_width + k, e.y[output->layer],
+                       output->width * sizeof *e.x);
+        }
     }
     for (uint32_t l = 0; l < m->layer_count; l++)
         mem_free(e.y[l]);

@@ -10,10 +10,10 @@
 #include "common/checkpoint.h"
 
 struct small_checkpoint {
-    const char *job;                 /* NULL: "small" */
+    const char *job; /* NULL: "small" */
     uint64_t generation, step;
-    uint32_t shard_count;            /* 0: 1 */
-    float add;                       /* to every value, so that jobs differ */
+    uint32_t shard_count; /* 0: 1 */
+    float add;            /* to every value, so that jobs differ */
 };
 
 /* Writes the shard files to `directory` and gives the manifest that belongs to them. CHECKs. */

@@ -16,7 +16,7 @@ struct snapshot_model {
     struct schema *schema;
     struct shard **shards;
     uint32_t shard_count;
-    uint64_t rows;                   /* of each table, over all shards */
+    uint64_t rows; /* of each table, over all shards */
 };
 
 struct schema *snapshot_schema(void);

@@ -291,7 +291,7 @@ static void run_loss(struct pool *pool, const struct data *d, enum loss_type typ
 {
     uint32_t width = type == LOSS_SOFTMAX ? d->s.out : 1;
     double sums[64];
-    struct compute_loss l = {type, d->s.n, width, d->y, d->labels, d->weights, out, sums};
+    struct compute_loss l = {type, d->s.n, width, d->y, d->labels, d->weights, out, sums, 0, 0};
     out[(size_t)d->s.n * width] = (float)compute_cpu()->loss(pool, &l);
 }
 
@@ -476,7 +476,7 @@ static void test_weight_zero(void **state)
         logits[0] = NAN;
         double sums[1];
         struct compute_loss l = {
-            (enum loss_type)type, 2, width, logits, labels, weights, gradient, sums};
+            (enum loss_type)type, 2, width, logits, labels, weights, gradient, sums, 0, 0};
         double loss = compute_cpu()->loss(NULL, &l);
         assert_true(loss > 0 && loss < 1);
         assert_true(gradient[0] == 0 && isfinite(gradient[width]) && gradient[width] != 0);

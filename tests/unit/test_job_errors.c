@@ -14,11 +14,14 @@
 
 #include "common/job.h"
 
-#define DATA         "data: {format: csv, train: t.csv}\n"
-#define FEATURES     "features: {a: categorical, b: categorical, x: numeric}\n"
-#define FM           "model: {type: fm}\n"
-#define MLP          "model: {type: mlp}\n"
-#define BASE         DATA FEATURES FM
+#define DATA     "data: {format: csv, train: t.csv}\n"
+#define FEATURES "features: {a: categorical, b: categorical, x: numeric}\n"
+#define FM       "model: {type: fm}\n"
+#define MLP      "model: {type: mlp}\n"
+#define BASE     DATA FEATURES FM
+#define OUTPUTS(list)                                                                              \
+    DATA FEATURES                                                                                  \
+        "model: {layers: [{name: a, type: linear, in: dense, units: 1}], outputs: [" list "]}\n"
 #define LAYERS(list) DATA FEATURES "model: {layers: [" list "]}\n"
 
 static enum err try(const char *text, const char *const *sets, const char *const *vars,
@@ -122,6 +125,12 @@ static const struct bad_case {
     {LAYERS("{name: wide, type: linear, in: dense, units: 1}"),
      "model.layers.wide: 'wide' is the name of an input", 0},
     {LAYERS("{name: a b, type: linear, in: dense, units: 1}"), "has no name of 1 to 40 letters", 0},
+    /* outputs */
+    {OUTPUTS("{label: b}"), "model.outputs[0].from is required", 0},
+    {OUTPUTS("{from: a, loss: softmax}"), "model.outputs[0].loss: value 'softmax' is unknown", 0},
+    {OUTPUTS("{from: a, weight: 0}"), "model.outputs[0].weight: value '0' is not above 0", 0},
+    {OUTPUTS("{from: a}, {from: a}"), "model.outputs: has two outputs from 'a'", 0},
+    {OUTPUTS("{from: a}") "eval: {output: b}\n", "eval.output: is 'b', which is no output", 0},
     {LAYERS("{name: a, type: fm, in: embeddings}, {name: a, type: fm, in: embeddings}"),
      "model.layers.a: there is a layer 'a' before it", 0},
     {DATA FEATURES "model: {type: mlp, hidden: [64, 0]}\n",
@@ -153,8 +162,6 @@ static const struct bad_case {
     {"data: {format: parquet, train: t}\n" FEATURES FM,
      "1:16: data.format: 'parquet' is not in this version; give one of csv", ERR_UNSUPPORTED},
     {"data: {format: tfrecord, train: t}\n" FEATURES FM, "'tfrecord' is not in", ERR_UNSUPPORTED},
-    {DATA FEATURES "model: {type: mlp, outputs: []}\n", "model.outputs: this version",
-     ERR_UNSUPPORTED},
     {BASE "tables: {a: {admit_after: 3}}\n", "tables.a.admit_after: this", ERR_UNSUPPORTED},
     {BASE "tables: {a: {expire_after: 3d}}\n", "tables.a.expire_after: this", ERR_UNSUPPORTED},
     /* features */

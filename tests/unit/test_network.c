@@ -311,6 +311,49 @@ static void test_layers(void **state)
     }
 }
 
+/* Two labels over a shared bottom, one output that another layer reads, weights of losses. */
+static void test_outputs(void **state)
+{
+    static char click[] = "click", buy[] = "buy", price[] = "price";
+    struct job_output outputs[] = {
+        {.from = click, .weight = 1, .loss = LOSS_LOGISTIC},
+        {.from = price, .weight = 0.25, .loss = LOSS_SQUARED, .label_index = 2},
+        {.from = buy, .weight = 3, .loss = LOSS_LOGISTIC, .label_index = 1},
+    };
+    struct model_case c = {
+        .type = MODEL_LAYERS,
+        .dim = 4,
+        .layers = "[{name: bottom, type: mlp, in: [dense, embeddings], hidden: [6], activation: "
+                  "tanh}, {name: click, type: linear, in: [bottom], units: 1}, {name: buy, type: "
+                  "linear, in: [bottom, click, wide], units: 1}, {name: price, type: linear, in: "
+                  "[bottom], units: 1}]",
+        .outputs = outputs,
+        .output_count = 3,
+        .dense_width = 3,
+        .table_count = 2,
+        .slot_count = {2, 1}};
+    struct random_batch r = {
+        .seed = 120, .example_count = 9, .key_count = {7, 4}, .max_terms = 2, .more_labels = 2};
+    check_case(&c, &r);
+}
+
+/* With several outputs, metrics are of the one that the job names. */
+static void test_metric_output(void **state)
+{
+    struct model_output outputs[] = {{.width = 1}, {.width = 1, .label = 1}};
+    struct model m = {.outputs = outputs, .output_count = 2, .output_width = 2, .metric_width = 1};
+    float logits[] = {1, 2, 3, 4}, labels[] = {0, 1}, more[] = {5, 6}, logit_room[2], label_room[2];
+    struct batch b = {.example_count = 2, .labels = labels, .more_labels = more};
+    b.more_label_count = 1;
+    for (m.metric_output = 0; m.metric_output < 2; m.metric_output++) {
+        struct network_metric found = network_metric(&m, &b, logits, logit_room, label_room);
+        for (uint32_t i = 0; i < 2; i++) {
+            assert_true(found.logits[i] == logits[2 * i + m.metric_output]);
+            assert_true(found.labels[i] == (m.metric_output > 0 ? more : labels)[i]);
+        }
+    }
+}
+
 /* ---- bits ------------------------------------------------------------------------------------ */
 
 static const struct model_case big_cases[] = {
@@ -533,8 +576,10 @@ static void test_loss_and_prediction(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const float *z = cases[i].logits;
-        struct model m = {.loss = cases[i].loss,
-                          .output_width = cases[i].loss == LOSS_SOFTMAX ? 3 : 1};
+        uint32_t width = cases[i].loss == LOSS_SOFTMAX ? 3 : 1;
+        struct model_output output = {.loss = cases[i].loss, .width = width};
+        struct model m = {
+            .loss = cases[i].loss, .output_width = width, .outputs = &output, .output_count = 1};
         double wide[3] = {(double)z[0], (double)z[1], (double)z[2]};
         double expected = reference_example_loss(&m, wide, (double)cases[i].label);
         double loss = network_loss(&m, z, cases[i].label);
@@ -581,6 +626,8 @@ int main(void)
         cmocka_unit_test(test_ffm),
         cmocka_unit_test(test_deep_models),
         cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_outputs),
+        cmocka_unit_test(test_metric_output),
         cmocka_unit_test(test_thread_counts),
         cmocka_unit_test(test_no_memory_of_batches),
         cmocka_unit_test(test_empty_batch),
