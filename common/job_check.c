@@ -178,9 +178,6 @@ static enum err check_outputs(struct job *j, const struct conf_node *root)
     if (!found)
         return complain(root, "eval.output", "is '%s', which is no output of model.outputs",
                         j->eval.output);
-    if (m->output_count && !conf_is_null(settings_at(root, "model.loss")))
-        return complain(root, "model.loss",
-                        "is given, and model.outputs have a loss each; remove it");
     if (m->output_count)
         m->loss = m->outputs[j->eval.output_index].loss;
     return ERR_NONE;

@@ -113,7 +113,9 @@ const struct setting job_settings[] = {
      .help = "Length of embedding vectors; lr has none."},
     {"model.loss", SETTING_CHOICE, AT(model.loss), .initial = "<logistic; idx: softmax>",
      .change = CHANGE_NEVER, .choices = NAMES("logistic", "squared", "softmax"),
-     .help = "What training minimizes. softmax is for mlp, dcn, dlrm and layers."},
+     .help =
+         "What training minimizes. softmax is for mlp, dcn, dlrm and layers. Each of model.outputs "
+         "has its own."},
     {"model.classes", SETTING_U32, AT(model.classes), .initial = "<softmax of idx: 10; else 1>",
      .change = CHANGE_NEVER, .min = 1, .max = 65536,
      .help = "Outputs of softmax: labels are 0 … classes-1."},
