@@ -130,9 +130,17 @@ class Hdfs:
         return self.ask(method, f"http://127.0.0.1:{self.ports[node]}/webhdfs/v1{urllib.parse.quote(path)}?{query}")
 
     def put(self, path, data, node=0):
-        status, _, body = self.request("PUT", path, node=node, op="CREATE", overwrite="true", noredirect="true")
-        assert status == 200, body
-        status, _, body = self.ask("PUT", json.loads(body)["Location"], body=data)
+        more = {}
+        while True:
+            status, _, body = self.request("PUT", path, node=node, op="CREATE", overwrite="true", noredirect="true", **more)
+            assert status == 200, body
+            location = json.loads(body)["Location"]
+            try:
+                status, _, body = self.ask("PUT", location, body=data)
+                break
+            except ConnectionRefusedError:  # a DataNode that a test has stopped
+                assert not more, "no DataNode takes it"
+                more = {"excludedatanodes": urllib.parse.urlsplit(location).netloc}
         assert status == 201, (status, body)
 
     def put_tree(self, local, path):
