@@ -264,7 +264,8 @@ static void take_manifest(struct coordinator *c, struct job_run *j,
     memcpy(j->manifest_sha, r->sha256, size < SHA256_HEX_SIZE ? size : SHA256_HEX_SIZE - 1);
     if (!j->eval_mode && check_resumable(j, j->manifest) != ERR_NONE) {
         job_fail(c, j, now,
-                 "checkpoint %llu-%llu cannot be resumed with this job: %s, or start anew with --fresh",
+                 "checkpoint %llu-%llu cannot be resumed with this job: %s, or start anew with "
+                 "--fresh",
                  (unsigned long long)k->generation, (unsigned long long)k->step, err_text());
         return;
     }

@@ -1,6 +1,6 @@
 /*
- * Goal: the operations on parts of arrays (copies, cross layers, pairs of vectors, products that add
- * to what is there) compute their formulas, leave alone what they do not own, and give the same
+ * Goal: the operations on parts of arrays (copies, cross layers, pairs of vectors, products that
+ * add to what is there) compute their formulas, leave alone what they do not own, and give the same
  * bits for 1, 2 and 3 threads.
  *
  * Method: x lies in rows that are longer than it, with marks behind each row; formulas in float64,
