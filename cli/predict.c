@@ -2,8 +2,8 @@
  * predict.c - `paramctl predict`: predictions of a checkpoint, as JSON lines on stdout.
  *
  * Each line has the columns of data.id, then "prediction": a probability (logistic), a number
- * (squared) or a class with "probabilities" (softmax); of several outputs an object. Input: files of the job's format, or JSON
- * lines on stdin, an object of columns each.
+ * (squared) or a class with "probabilities" (softmax); of several outputs an object. Input: files
+ * of the job's format, or JSON lines on stdin, an object of columns each.
  */
 #include <errno.h>
 #include <stdio.h>

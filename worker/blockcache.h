@@ -6,8 +6,8 @@
  *
  *   head       magic, version, identity, counts, size, CRC32C of what follows
  *   tables     one struct block_table_head each
- *   sections   labels, more labels?, weights?, groups?, dense?; per table: keys (mixed, ascending), ids (of the
- *              keys), ends? (where a cell's terms end), values?
+ *   sections   labels, more labels?, weights?, groups?, dense?; per table: keys (mixed,
+ *              ascending), ids (of the keys), ends? (where a cell's terms end), values?
  *
  * What is all 1 (weights, values) or implied (ends, when each cell has one term) is left out. The
  * training examples of a block stand before its evaluation examples, each in the order of the file.

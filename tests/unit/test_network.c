@@ -1,12 +1,10 @@
 /*
- * Goal: a network's logits, loss and gradients are those of the model, for every kind of model,
- * layer, loss and input, and have the same bits for every number of threads.
+ * Goal: a network's logits, loss and gradients are those of lr, fm and mlp, for every loss and input
+ * (test_network_layers.c has the other models), and every model's have the same bits for every
+ * number of threads.
  *
- * Method: a float64 reference (tests/support/reference_model.c) that shares no code with the
- * kernels. Logits and loss are compared with it directly, to 2e-5 of the largest one. Every single
- * gradient is compared with the reference's central difference, step 1e-5 (error below 1e-8), to
- * 1e-4 of the largest gradient of its array. Dropout masks are part of the reference, so its
- * gradients are tested with a fixed mask.
+ * Method: a float64 reference that shares no code with the kernels (tests/support/network_check.h).
+ * Dropout masks are part of the reference, so its gradients are tested with a fixed mask.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,107 +17,9 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "tests/support/network_check.h"
 #include "tests/support/network_fixture.h"
 #include "tests/support/reference_model.h"
-
-/* ---- against the reference ------------------------------------------------------------------- */
-
-struct doubles {
-    double *rows[MODEL_JOB_TABLES], *dense[FIXTURE_DENSE];
-};
-
-static double *widen(const float *x, size_t count)
-{
-    double *y = mem_calloc(count + 1, sizeof *y);
-    assert_non_null(y);
-    for (size_t i = 0; i < count; i++)
-        y[i] = (double)x[i];
-    return y;
-}
-
-static void widen_all(const struct fixture *f, struct doubles *d)
-{
-    for (uint32_t t = 0; t < f->batch->table_count; t++)
-        d->rows[t] = widen(f->rows[t], fixture_row_floats(f, t));
-    for (uint32_t p = 0; p < f->model->schema->dense_count; p++)
-        d->dense[p] = widen(f->dense[p], f->model->schema->dense[p].count);
-}
-
-static void free_all(const struct fixture *f, struct doubles *d)
-{
-    for (uint32_t t = 0; t < f->batch->table_count; t++)
-        mem_free(d->rows[t]);
-    for (uint32_t p = 0; p < f->model->schema->dense_count; p++)
-        mem_free(d->dense[p]);
-}
-
-static void check_array(const char *what, const struct fixture *f, struct doubles *d,
-                        double *values, const float *gradient, size_t count)
-{
-    const double step = 1e-5;
-    struct reference_values v = {d->rows, d->dense};
-    struct reference_options o = {true, FIXTURE_SEED, FIXTURE_FIRST_EXAMPLE};
-    double *expected = mem_calloc(count + 1, sizeof *expected);
-    assert_non_null(expected);
-    double largest = 1e-3;
-    for (size_t i = 0; i < count; i++) {
-        double value = values[i];
-        values[i] = value + step;
-        double above = reference_loss(f->model, f->batch, &v, &o, NULL);
-        values[i] = value - step;
-        double below = reference_loss(f->model, f->batch, &v, &o, NULL);
-        values[i] = value;
-        expected[i] = (above - below) / (2 * step);
-        largest = fmax(largest, fabs(expected[i]));
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (!(fabs((double)gradient[i] - expected[i]) <= 1e-4 * largest))
-            fail_msg("%s[%zu]: gradient %.9g, by differences %.9g, largest %.9g", what, i,
-                     (double)gradient[i], expected[i], largest);
-    }
-    mem_free(expected);
-}
-
-static void check_logits(const struct fixture *f, struct doubles *d, double loss, bool training)
-{
-    size_t count = (size_t)f->batch->example_count * f->model->output_width;
-    double *expected = mem_calloc(count, sizeof *expected);
-    assert_non_null(expected);
-    struct reference_values v = {d->rows, d->dense};
-    struct reference_options o = {training, FIXTURE_SEED, FIXTURE_FIRST_EXAMPLE};
-    double reference = reference_loss(f->model, f->batch, &v, &o, expected);
-    double largest = 0.1;
-    for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, fabs(expected[i]));
-    for (size_t i = 0; i < count; i++)
-        assert_true(fabs((double)f->logits[i] - expected[i]) <= 2e-5 * largest);
-    if (training)
-        assert_true(fabs(loss - reference) <= 2e-5 * fmax(1.0, reference));
-    mem_free(expected);
-}
-
-static void check_case(const struct model_case *c, const struct random_batch *r)
-{
-    struct fixture f = {0};
-    fixture_init(&f, c, r);
-    struct network *n = fixture_network(&f, NULL);
-    double loss = fixture_train(n, &f);
-    struct doubles d;
-    widen_all(&f, &d);
-    check_logits(&f, &d, loss, true);
-    for (uint32_t t = 0; t < f.batch->table_count; t++)
-        check_array(f.model->schema->tables[t].name, &f, &d, d.rows[t], f.row_gradients[t],
-                    fixture_row_floats(&f, t));
-    for (uint32_t p = 0; p < f.model->schema->dense_count; p++)
-        check_array(f.model->schema->dense[p].name, &f, &d, d.dense[p], f.dense_gradients[p],
-                    f.model->schema->dense[p].count);
-    struct network_values v = fixture_values(&f);
-    assert_int_equal(network_infer(n, f.batch, &v, f.logits), ERR_NONE);
-    check_logits(&f, &d, 0, false);
-    free_all(&f, &d);
-    network_destroy(n);
-    fixture_deinit(&f);
-}
 
 static void test_lr_and_fm(void **state)
 {
@@ -155,7 +55,7 @@ static void test_lr_and_fm(void **state)
                                  .key_count = {9, 4, 3},
                                  .max_terms = 2,
                                  .weighted = cases[i].weighted};
-        check_case(&c, &r);
+        network_check(&c, &r);
     }
 }
 
@@ -197,144 +97,8 @@ static void test_mlp(void **state)
                                  .key_count = {7, 4},
                                  .max_terms = 3,
                                  .weighted = cases[i].weighted};
-        check_case(&c, &r);
+        network_check(&c, &r);
     }
-}
-
-static void test_ffm(void **state)
-{
-    static const struct {
-        uint32_t dim;
-        enum normalize normalize;
-        uint32_t tables;
-        bool weighted;
-    } cases[] = {
-        {1, NORMALIZE_NONE, 1, true}, {3, NORMALIZE_INSTANCE, 2, false},
-        {4, NORMALIZE_NONE, 2, true}, {4, NORMALIZE_INSTANCE, 2, true},
-        {6, NORMALIZE_NONE, 2, true}, {8, NORMALIZE_NONE, 1, false},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct model_case c = {.type = MODEL_FFM,
-                               .dim = cases[i].dim,
-                               .normalize = cases[i].normalize,
-                               .table_count = cases[i].tables,
-                               .slot_count = {3, 1}};
-        struct random_batch r = {.seed = 60 + i,
-                                 .example_count = 11,
-                                 .key_count = {9, 4},
-                                 .max_terms = 2,
-                                 .weighted = cases[i].weighted};
-        check_case(&c, &r);
-    }
-}
-
-/* Presets over a dense input of 3 and two tables with 3 and 1 slots. */
-static void test_deep_models(void **state)
-{
-    static const struct model_case cases[] = {
-        {.type = MODEL_WIDE_DEEP, .dim = 4, .hidden = {6, 5}, .hidden_count = 2},
-        {.type = MODEL_WIDE_DEEP, .dim = 4, .hidden_count = 0, .table_dims = {3, 5}},
-        {.type = MODEL_DEEPFM, .dim = 8, .hidden = {6}, .hidden_count = 1},
-        {.type = MODEL_DEEPFM, .dim = 5, .hidden = {6}, .hidden_count = 1, .dropout = 0.25},
-        {.type = MODEL_DEEPFM, .dim = 11, .hidden = {6}, .hidden_count = 1, .layer_norm = true},
-        {.type = MODEL_DCN, .dim = 3, .hidden = {6}, .hidden_count = 1, .cross_layers = 2},
-        {.type = MODEL_DCN, .dim = 3, .hidden = {6}, .hidden_count = 1, .low_rank = 2},
-        {.type = MODEL_DCN,
-         .dim = 4,
-         .hidden = {6},
-         .hidden_count = 1,
-         .low_rank = 3,
-         .loss = LOSS_SOFTMAX,
-         .classes = 3,
-         .structure = STRUCTURE_PARALLEL},
-        {.type = MODEL_DCN, .dim = 3, .cross_layers = 1, .structure = STRUCTURE_PARALLEL},
-        {.type = MODEL_DCN, .dim = 3, .hidden = {6}, .hidden_count = 1, .wide = true},
-        {.type = MODEL_DLRM, .dim = 4, .bottom = 5, .hidden = {6}, .hidden_count = 1},
-        {.type = MODEL_DLRM, .dim = 9, .hidden = {6}, .hidden_count = 1},
-        {.type = MODEL_DLRM, .dim = 24, .loss = LOSS_SQUARED},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        for (uint32_t weighted = 0; weighted < 2; weighted++) {
-            struct model_case c = cases[i];
-            struct random_batch r = {.seed = 70 + i,
-                                     .example_count = 7,
-                                     .key_count = {7, 4},
-                                     .max_terms = 2,
-                                     .weighted = weighted > 0};
-            c.activation = ACTIVATION_TANH;
-            c.dense_width = 3;
-            c.table_count = 2;
-            c.slot_count[0] = 3;
-            c.slot_count[1] = 1;
-            check_case(&c, &r);
-        }
-    }
-}
-
-/* What a user can compose: parts of the input, one layer read by several, all types of layers. */
-static void test_layers(void **state)
-{
-    static const char *const lists[] = {
-        "[{name: a, type: linear, in: [dense], units: 1}]",
-        "[{name: a, type: linear, in: [embeddings], units: 1}]",
-        "[{name: a, type: linear, in: [embeddings, dense, wide], units: 1}]",
-        "[{name: n, type: norm, in: [dense]}, {name: a, type: linear, in: [n, dense], units: 1}]",
-        "[{name: n, type: norm, in: [dense, embeddings]}, {name: d, type: dropout, in: [n], rate: "
-        "0.5}, {name: a, type: linear, in: [n, d], units: 1}]",
-        "[{name: d, type: dropout, in: [embeddings], rate: 0.3}, {name: t, type: activation, in: "
-        "[d], activation: tanh}, {name: a, type: linear, in: [t], units: 1}]",
-        "[{name: p, type: dot, in: [embeddings]}, {name: f, type: fm, in: [embeddings]}, {name: b, "
-        "type: linear, in: [p, f], units: 1}, {name: a, type: sum, in: [wide, b, f]}]",
-        "[{name: c, type: cross, in: [embeddings], layers: 2}, {name: h, type: mlp, in: [c, "
-        "dense], hidden: [4, 3], activation: sigmoid, layer_norm: true}, {name: s, type: concat, "
-        "in: [h, c, h]}, {name: a, type: linear, in: [s], units: 1}]",
-        "[{name: x, type: linear, in: [dense], units: 4, activation: tanh}, {name: y, type: "
-        "linear, in: [embeddings], units: 4}, {name: z, type: sum, in: [x, y, x]}, {name: v, type: "
-        "dot, in: [x, z, embeddings, y]}, {name: a, type: linear, in: [v], units: 1}]",
-        "[{name: x, type: terms}]",
-    };
-    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
-        struct model_case c = {.type = MODEL_LAYERS,
-                               .dim = 4,
-                               .layers = lists[i],
-                               .dense_width = strstr(lists[i], "dense") != NULL ? 3 : 0,
-                               .table_count = strcmp(lists[i], lists[0]) != 0 ? 2 : 0,
-                               .slot_count = {2, 1}};
-        struct random_batch r = {.seed = 90 + i,
-                                 .example_count = 7,
-                                 .key_count = {7, 4},
-                                 .max_terms = 3,
-                                 .weighted = true};
-        if (strstr(lists[i], "n, dense") != NULL)
-            c.table_count = 0;
-        check_case(&c, &r);
-    }
-}
-
-/* Two labels over a shared bottom, one output that another layer reads, weights of losses. */
-static void test_outputs(void **state)
-{
-    static char click[] = "click", buy[] = "buy", price[] = "price";
-    struct job_output outputs[] = {
-        {.from = click, .weight = 1, .loss = LOSS_LOGISTIC},
-        {.from = price, .weight = 0.25, .loss = LOSS_SQUARED, .label_index = 2},
-        {.from = buy, .weight = 3, .loss = LOSS_LOGISTIC, .label_index = 1},
-    };
-    struct model_case c = {
-        .type = MODEL_LAYERS,
-        .dim = 4,
-        .layers = "[{name: bottom, type: mlp, in: [dense, embeddings], hidden: [6], activation: "
-                  "tanh}, {name: click, type: linear, in: [bottom], units: 1}, {name: buy, type: "
-                  "linear, in: [bottom, click, wide], units: 1}, {name: price, type: linear, in: "
-                  "[bottom], units: 1}]",
-        .outputs = outputs,
-        .output_count = 3,
-        .dense_width = 3,
-        .table_count = 2,
-        .slot_count = {2, 1}};
-    struct random_batch r = {
-        .seed = 120, .example_count = 9, .key_count = {7, 4}, .max_terms = 2, .more_labels = 2};
-    check_case(&c, &r);
 }
 
 /* With several outputs, metrics are of the one that the job names. */
@@ -623,10 +387,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lr_and_fm),
         cmocka_unit_test(test_mlp),
-        cmocka_unit_test(test_ffm),
-        cmocka_unit_test(test_deep_models),
-        cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_outputs),
         cmocka_unit_test(test_metric_output),
         cmocka_unit_test(test_thread_counts),
         cmocka_unit_test(test_no_memory_of_batches),
