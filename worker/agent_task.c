@@ -100,6 +100,17 @@ static enum err open_evaluation(struct agent *a, struct exchange_source *source,
     return evaluator_create(&o, out);
 }
 
+/* Why it failed, before what is closed then says things of its own. */
+static void note_failure(struct task *t)
+{
+    if (t->text[0] != '\0')
+        return;
+    size_t size = strlen(err_text());
+    size = size < sizeof t->text - 1 ? size : sizeof t->text - 1;
+    memcpy(t->text, err_text(), size);
+    t->text[size] = '\0';
+}
+
 static enum err evaluate_part(struct agent_job *j, struct evaluator *evaluator, uint32_t part,
                               uint32_t parts, struct evaluation *into)
 {
@@ -111,6 +122,8 @@ static enum err evaluate_part(struct agent_job *j, struct evaluator *evaluator, 
                             size < EVALUATION_BATCH_MAX ? size : EVALUATION_BATCH_MAX, &stream);
     if (e == ERR_NONE)
         e = evaluator_run(evaluator, stream, &j->cancel, into);
+    if (e != ERR_NONE)
+        note_failure(&j->task);
     batch_stream_close(stream);
     return e;
 }
@@ -147,12 +160,8 @@ static void *run(void *context)
         e = run_load(t->agent, t);
     else
         e = run_evaluate(t->agent, t);
-    if (e != ERR_NONE) {
-        size_t size = strlen(err_text());
-        size = size < sizeof t->text - 1 ? size : sizeof t->text - 1;
-        memcpy(t->text, err_text(), size);
-        t->text[size] = '\0';
-    }
+    if (e != ERR_NONE)
+        note_failure(t);
     t->result = e;
     atomic_store_explicit(&t->is_done, true, memory_order_release);
     agent_wake(t->agent);

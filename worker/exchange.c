@@ -63,8 +63,8 @@ void exchange_close(struct exchange *x)
         return;
     for (uint32_t i = 0; i < x->channel_count; i++)
         rpc_channel_close(x->channels[i]);
-    void *item;
-    while (queue_pop(x->arrived, &item, 0) == ERR_NONE)
+    void *item; /* not until it fails: the text of why we are closed is for our caller */
+    while (queue_length(x->arrived) > 0 && queue_pop(x->arrived, &item, 0) == ERR_NONE)
         exchange_call_drop(x, item);
     CHECK(x->open_calls == 0);
     while (x->free_calls != NULL) {

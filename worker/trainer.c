@@ -178,7 +178,6 @@ static enum err rank_over(struct trainer *t, struct replica *r, enum err e)
     }
     r->is_over = true;
     exchange_let_go(t->exchange, r->index);
-    e = err_set(e, "%s", exchange_why(t->exchange, r->index)); /* letting go set other texts */
     switch (exchange_state(t->exchange, r->index)) {
     case SESSION_FINISHED:
         return ERR_NONE;

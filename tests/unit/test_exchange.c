@@ -309,7 +309,10 @@ static void test_read(void **state)
         pthread_mutex_unlock(&w.lock);
         x = open_exchange(&w, NULL);
         assert_int_equal(exchange_read(x, 12, &b.batch, room.rows, room.dense), cases[i].e);
+        char *why = must_strdup(err_text());
         exchange_close(x);
+        assert_string_equal(err_text(), why);
+        mem_free(why);
     }
     room_free(&room);
     fake_world_close(&w);
