@@ -51,9 +51,9 @@ class Client:
     def __init__(self, port):
         self.port = port
 
-    def sign(self, method, path, query, headers, body):
+    def sign(self, method, path, query, headers, body, digest=None):
         now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        digest = hashlib.sha256(body).hexdigest()
+        digest = digest or hashlib.sha256(body).hexdigest()
         headers = dict(headers, host=f"127.0.0.1:{self.port}")
         headers["x-amz-date"] = now
         headers["x-amz-content-sha256"] = digest
