@@ -9,9 +9,9 @@
  * Tables   A categorical feature whose key is a hash and that names no table lives in the shared
  *          physical table "features": its key space is its own name, so rows never meet, and one
  *          table means one array on the wire. A feature that names a table, has `key: integer`, or
- *          has an entry of its own name under `tables:` gets that physical table. In lr and fm
- *          numeric features are one row each, in "features", multiplied by the value; in mlp they
- *          are columns of the dense input.
+ *          has an entry of its own name under `tables:` gets that physical table. In lr, fm
+ *          and ffm numeric features are one row each, in "features", multiplied by the value; in
+ *          other models they are columns of the dense input.
  * Keys     hash: XXH64(text, seed = XXH64(space, 0)), space = named table or feature name. Missing
  *          (own): the empty text. Out of vocabulary: the one byte 0xff. A numeric feature's row:
  *          the one byte 0xfe. cross: XXH64 over the parts' 8-byte little-endian keys in order,

@@ -97,7 +97,7 @@ enum err model_create(const struct job *j, const struct features_spec *features,
 void model_destroy(struct model *m);
 
 /* The same errors from the job alone, before its data are seen: columns that the job names are
-   taken to be there, and a pattern to match one. */
+   taken to be there, and a pattern to match two. */
 enum err model_check(const struct job *j) MUST_CHECK;
 /* The job in canonical YAML with its model as layers; parses to a job that makes the same model. */
 enum err model_expand(const struct job *j, struct str *out) MUST_CHECK;

@@ -24,13 +24,13 @@ static void add_column(struct columns *c, const char *name)
     c->items[c->count++] = must_strdup(name);
 }
 
-/* A name that a pattern matches: "user_*" → "user_1", "[ab]?" → "a1". */
-static char *example_of(const char *pattern)
+/* Two names that a pattern matches: "user_*" → "user_1" and "user_2", "[ab]" → "a" and "b". */
+static char *example_of(const char *pattern, uint32_t which)
 {
     char *name = must_strdup(pattern), *to = name;
     for (const char *p = pattern; *p; p++) {
         const char *end = *p == '[' ? strchr(p, ']') : NULL;
-        *to++ = *p == '*' || *p == '?' ? '1' : end ? p[1] : *p;
+        *to++ = *p == '*' || *p == '?' ? (char)('1' + which) : end ? p[1 + which] : *p;
         p = end ? end : p;
     }
     *to = '\0';
@@ -44,9 +44,11 @@ static void list_columns(const struct job *j, struct columns *c)
     for (size_t i = 0; j->data.format != FORMAT_LIBFFM && i < j->feature_count; i++) {
         const struct job_feature *f = &j->features[i];
         if (job_feature_is_pattern(f->name)) {
-            char *name = example_of(f->name);
-            add_column(c, name);
-            mem_free(name);
+            for (uint32_t which = 0; which < 2; which++) {
+                char *name = example_of(f->name, which);
+                add_column(c, name);
+                mem_free(name);
+            }
         } else if (f->column) {
             add_column(c, f->column);
         }
