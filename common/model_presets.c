@@ -239,7 +239,9 @@ static void make_dlrm(const struct job *j, const struct features_spec *f, struct
     add(out, "dot", JOB_LAYER_DOT, IN(bottom, "embeddings"));
     struct inputs in = IN(bottom, "dot");
     bool has_top = add_deep(j, "top", in, out);
-    add_outputs(j, has_top ? IN("top") : in, out);
+    if (has_top)
+        in = IN("top");
+    add_outputs(j, in, out);
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */

@@ -10,10 +10,12 @@ static void copy_piece(void *context, uint32_t index, uint32_t thread)
     struct cpu_range r = cpu_chunk(c->n, CPU_CHUNK_ROWS, index);
     for (uint32_t i = r.first; i < r.end; i++) {
         float *restrict y = c->y + i * c->y_stride;
-        const float *restrict x = c->x + (c->x != NULL ? i * c->x_stride : 0);
-        if (c->x == NULL)
+        if (c->x == NULL) {
             memset(y, 0, c->width * sizeof *y);
-        else if (!c->add)
+            continue;
+        }
+        const float *restrict x = c->x + i * c->x_stride;
+        if (!c->add)
             memcpy(y, x, c->width * sizeof *y);
         else
             for (uint32_t j = 0; j < c->width; j++)

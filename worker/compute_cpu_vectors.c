@@ -135,7 +135,7 @@ static void row_products(const float *x, uint32_t width, uint32_t count,
                          const float turned[BLOCK_K][BLOCK_J], bool add, float *y)
 {
     vec sum[BLOCK_J / 8] = {{0}};
-    float products[BLOCK_J];
+    float products[BLOCK_J] = {0};
     uint32_t groups = (count + 7) / 8;
     if (groups == 1)
         block_products(x, width, 1, turned, sum);

@@ -1,6 +1,6 @@
 /*
- * Goal: a preset written out as layers (`config show --expand`) is the same model, and a job is found
- * wrong before its data are seen.
+ * Goal: a preset written out as layers (`config show --expand`) is the same model, and a job is
+ * found wrong before its data are seen.
  *
  * Method: each preset's job is parsed, expanded and parsed again; both jobs make models over the
  * same features, which must be equal in every layer, table, component and parameter. Jobs for

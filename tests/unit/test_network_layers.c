@@ -1,6 +1,6 @@
 /*
- * Goal: logits, loss and gradients of ffm, of the deep models and of whatever layers a user composes
- * are those of their formulas.
+ * Goal: logits, loss and gradients of ffm, of the deep models and of whatever layers a user
+ * composes are those of their formulas.
  *
  * Method: a float64 reference that shares no code with the kernels, and for every single gradient
  * its central difference (tests/support/network_check.h).
