@@ -274,7 +274,8 @@ static bool take_in(struct member *m)
         if (orders != NULL)
             follow_arrived(m, orders);
         if (failed && m->leader != NULL) {
-            if (!m->reported)
+            /* One that leaves says so, and another will lead. */
+            if (!m->reported && strstr(m->failure, MEMBER_LEAVING) == NULL)
                 log_warn("member", "the leader does not answer address=%s why='%s'",
                          rpc_channel_address(m->leader), m->failure);
             m->reported = true;

@@ -25,6 +25,9 @@
 #define CONTROL_LIST           "/paramd.control.Control/List"
 #define CONTROL_LOGS           "/paramd.control.Control/Logs"
 
+/* What a server that ends answers to calls that it holds. */
+#define MEMBER_LEAVING "this server is leaving"
+
 struct member;
 
 /* What a process offers: in its entry of the registry, for whoever looks there, and in its state.

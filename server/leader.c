@@ -561,7 +561,7 @@ static void *machine_run(void *context)
         answer_parked(h, now, NULL);
         answer_submitted(h, now);
     }
-    fail_parked(h, "this server is leaving");
+    fail_parked(h, MEMBER_LEAVING);
     coordinator_destroy(h->machine);
     h->machine = NULL;
     return NULL;

@@ -9,6 +9,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/member.h"
 #include "common/plant.h"
 #include "common/wire.h"
 #include "server/board.h"
@@ -132,7 +133,7 @@ static void handle_request(void *context, struct rpc_call *call)
         pushed = owner_request(owner, e->kind, head.shard, call);
     pthread_mutex_unlock(&s->lock);
     if (stopped)
-        rpc_call_fail(call, RPC_UNAVAILABLE, "this server is leaving");
+        rpc_call_fail(call, RPC_UNAVAILABLE, MEMBER_LEAVING);
     else if (!found)
         owner_answer(e->kind, call, status, text);
     else if (pushed != ERR_NONE)
