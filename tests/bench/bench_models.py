@@ -4,7 +4,8 @@
 Method: the same shapes (Criteo's 13 numbers and 26 categories, dim 16, hidden layers 256-128, ffm with dim 4) and the same
 batch, in turns; paramd's figure is the time between the ends of its first and its last epoch, reading, pushing and pulling
 included; PyTorch's is forward, backward and optimizers (adagrad on sparse gradients, adam) over batches that lie in memory.
-Beside wall time stands CPU time an example, which does not depend on who else uses the machine. Medians of ROUNDS.
+Beside wall time stands CPU time an example. PyTorch's contains what its threads spend waiting for each other, which is
+much on a machine that others use, too. Medians of ROUNDS.
 
 bench_models.py [BATCH [ROUNDS [MODEL…]]]
 """
