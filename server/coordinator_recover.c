@@ -180,6 +180,8 @@ void lose_member(struct coordinator *c, struct job_run *j, struct fellow *f, boo
             lose_server(c, j, i, trouble, why, now);
         else
             lose_worker(c, j, i, trouble, why, now);
+        if (job_is_over(j)) /* one loss too many: nothing was formed anew, and `f` may be freed */
+            list[i] = NULL;
         return;
     }
 }
