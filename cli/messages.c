@@ -71,6 +71,7 @@ struct json *message_status(const Paramd__Control__StatusReply *s)
     json_set_number(j, "objective", s->objective);
     json_set_text(j, "checkpoint", s->checkpoint);
     json_set_int(j, "checkpoint_step", (int64_t)s->checkpoint_step);
+    json_set_number(j, "checkpoint_age_seconds", s->checkpoint_age_seconds);
     json_set_int(j, "recoveries", s->recoveries);
     json_set_int(j, "moves", s->moves);
     json_set(j, "eval", display_metrics(display_final_eval(s)));

@@ -338,6 +338,7 @@ struct job {
         uint32_t keep;
         uint64_t memory_bytes;
         uint32_t timeout_ms;
+        uint32_t max_age_ms; /* of the newest, before training holds; 0: no bound */
     } checkpoint;
     struct {
         uint32_t servers, workers, gpus_per_worker;

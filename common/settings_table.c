@@ -244,6 +244,10 @@ const struct setting job_settings[] = {
          "checkpoint is given up and the next one tried."},
     {"checkpoint.timeout", SETTING_MS32, AT(checkpoint.timeout_ms), .initial = "5min", .min = 1000,
      .max = 4e9, .no_bits = true, .help = "How long one may take before it is given up."},
+    {"checkpoint.max_age", SETTING_MS32, AT(checkpoint.max_age_ms), .initial = "0", .max = 4e9,
+     .no_bits = true,
+     .help = "The store away, slow or full: when the newest one is older, training holds at the "
+             "next drain point until there is one; 0: it never does."},
 
     {"resources.servers", SETTING_U32, AT(resources.servers), .initial = "1", .max = SHARD_MAX,
      .no_bits = true, .help = "Server processes; 0: the shards live in the worker's process."},

@@ -15,6 +15,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/secret.h"
 
 #define CONNECT_MS       5000u
 #define TOKEN_MAX_BYTES  65536u
@@ -139,6 +140,7 @@ static enum err add_token(struct str *url, const char *file)
 {
     char *text = NULL;
     size_t size = 0;
+    secret_protect();
     enum err e = storage_read_all(file, TOKEN_MAX_BYTES, &text, &size);
     if (e != ERR_NONE)
         return err_prefix(e == ERR_NOT_FOUND ? ERR_INPUT : e, "hdfs_token_file");

@@ -132,6 +132,15 @@ bool consistency_at_drain(const struct consistency_state *c, uint64_t step)
     return c->version >= step;
 }
 
+bool consistency_rests(const struct consistency_state *c, uint64_t step)
+{
+    for (uint32_t r = 0; r < c->rank_count; r++) {
+        if (c->ranks[r].applied != step || c->ranks[r].received != step)
+            return false;
+    }
+    return true;
+}
+
 bool consistency_needs_verdict(const struct consistency_state *c, uint64_t step)
 {
     return step > 0 && (step == c->steps.last_step || steps_is_eval(&c->steps, step));

@@ -62,6 +62,8 @@ void consistency_applied_one(struct consistency_state *c, uint32_t rank,
 bool consistency_may_reply(const struct consistency_state *c, uint32_t rank, uint64_t seq);
 /* True exactly when all R pushes up to drain point `step` are applied. */
 bool consistency_at_drain(const struct consistency_state *c, uint64_t step);
+/* Do all ranks stand at that very step, and nothing beyond it has come? */
+bool consistency_rests(const struct consistency_state *c, uint64_t step);
 bool consistency_needs_verdict(const struct consistency_state *c, uint64_t step);
 
 #endif

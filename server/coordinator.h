@@ -142,6 +142,8 @@ void coordinator_result(struct coordinator *c, const struct coordinator_result *
 
 /* The registry has been away for longer than it may, or is back: shards hold at drain points. */
 void coordinator_pause(struct coordinator *c, bool pause);
+/* Of the job that trains with the oldest newest checkpoint; 0: none does. */
+uint64_t coordinator_checkpoint_age_ms(const struct coordinator *c, uint64_t now_ms);
 /* Packed ListReply, packed LogsReply. */
 void coordinator_list(struct coordinator *c, bool all, uint64_t now_ms, struct str *packed);
 void coordinator_logs(struct coordinator *c, const char *job, uint64_t after, struct str *packed);

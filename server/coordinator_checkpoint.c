@@ -11,8 +11,9 @@
  * is the commit. One at a time.
  */
 
-#define RETRY_MS 2000u
-#define MUST_MS  600000u /* one that the job cannot go on without is tried for so long */
+#define RETRY_MS     2000u
+#define RETRY_MAX_MS 30000u
+#define MUST_MS      600000u /* one that the job cannot go on without is tried for so long */
 #define SLACK_MS 5000u   /* shards watch the time-out themselves */
 
 bool applied_range(const struct job_run *j, uint64_t *smallest, uint64_t *largest)
@@ -45,12 +46,24 @@ bool drained_all(const struct job_run *j, uint64_t *step)
 
 /* ---- which one is next ---- */
 
+/* Where all shards rest, or will. */
+static uint64_t paused_target(const struct job_run *j, uint64_t largest)
+{
+    uint64_t smallest, applied, drained;
+    if (applied_range(j, &smallest, &applied) && drained_all(j, &drained) && drained > 0 &&
+        smallest == applied && drained == applied)
+        return drained;
+    return steps_drain_at_or_after(&j->steps, largest + 1 + j->snap_margin);
+}
+
 /* The drain point where a checkpoint that somebody asked for is taken; NO_STEP: nobody asked, or it
  * is there. */
 static uint64_t asked_target(const struct job_run *j, uint64_t largest)
 {
     if (j->wanted != NO_STEP)
         return j->wanted;
+    if (j->is_paused)
+        return paused_target(j, largest);
     if (j->now_wanted == NO_STEP && !j->stop_asked)
         return NO_STEP;
     if (j->hold != HOLD_NONE)
@@ -102,6 +115,7 @@ static void idle_step(struct coordinator *c, struct job_run *j, uint64_t now)
     if (target != NO_STEP && target == j->newest) {
         /* Held at the very step that has one already. */
         j->wanted = j->now_wanted = NO_STEP;
+        age_reset(j, now);
         if (j->stop_asked && j->state == JOB_RUNNING)
             stop_now(c, j, now);
         return;
@@ -143,13 +157,23 @@ static struct census take_census(const struct job_run *j)
     return n;
 }
 
+/* A store in trouble is not asked more often for it; one that is back is not kept waiting long. */
+static uint64_t retry_after_ms(uint64_t failures)
+{
+    uint64_t wait = RETRY_MS;
+    for (uint64_t i = 3; i < failures && wait < RETRY_MAX_MS; i++)
+        wait *= 2;
+    return wait < RETRY_MAX_MS ? wait : RETRY_MAX_MS;
+}
+
 static void give_up(struct coordinator *c, struct job_run *j, const char *why, uint64_t now)
 {
     job_warn(c, j, "the checkpoint of step %llu was given up: %s", (unsigned long long)j->snap_step,
              why);
     if (j->snap_failures++ == 0)
         j->snap_first_failure_ms = now;
-    j->snap_retry_ms = now + RETRY_MS;
+    j->snap_retry_ms = now + retry_after_ms(j->snap_failures);
+    j->pause_lifted = false;
     if (j->wanted == j->snap_step && now - j->snap_first_failure_ms > MUST_MS) {
         job_fail(c, j, now, "the checkpoint of step %llu could not be made in %u attempts: %s",
                  (unsigned long long)j->snap_step, (unsigned)j->snap_failures, why);
@@ -178,6 +202,7 @@ static void arming_step(struct coordinator *c, struct job_run *j, uint64_t now)
                  "drain point %llu came too soon for %u shards; a later one is taken",
                  (unsigned long long)j->snap_step, n.refused);
         j->snap_margin = j->snap_margin * 2 + j->steps.drain_every;
+        j->pause_lifted = j->is_paused;
         disarm(c, j);
     } else if (is_overtaken(j, &n)) {
         disarm(c, j);
@@ -320,7 +345,10 @@ static void published(struct coordinator *c, struct job_run *j, uint64_t now)
     j->newest = j->snap_step;
     mem_free(j->newest_name);
     j->newest_name = checkpoint_name(j->generation, j->snap_step);
+    if (j->is_paused)
+        job_note(c, j, COORDINATOR_INFO, "training goes on");
     j->snap_failures = j->snap_margin = 0;
+    age_reset(j, now);
     if (j->job->early_stopping.restore_best && j->best_step == j->newest) {
         mem_free(j->best_name);
         j->best_name = must_strdup(j->newest_name);

@@ -232,6 +232,10 @@ struct job_run {
     uint64_t snap_failures; /* in a row */
     uint64_t snap_first_failure_ms;
     uint64_t snap_margin; /* steps ahead that the last refusal taught */
+    uint64_t fresh_ms;    /* when the newest one was made, or training began; 0: not yet */
+    uint64_t aged_ms;     /* the age that was warned of; 0: none */
+    bool is_paused;       /* the newest one is too old: shards hold at the next drain point */
+    bool pause_lifted;    /* though it is too old: they go on to one where they can make one */
     uint64_t publish_id;
     uint64_t wanted;     /* urgent: at exactly this step; NO_STEP: none */
     uint64_t now_wanted; /* checkpoint now, stop: the first drain point from here; NO_STEP: none */
@@ -380,6 +384,12 @@ struct members_list list_members(const struct coordinator *c, const struct job_r
 void list_members_free(struct members_list *l);
 
 /* ---- coordinator_checkpoint.c ---- */
+/* How old is the newest checkpoint: a warning, and a pause. */
+void age_step(struct coordinator *c, struct job_run *j, uint64_t now);
+/* There is a checkpoint now, or training begins anew (now 0). */
+void age_reset(struct job_run *j, uint64_t now);
+/* Milliseconds; 0: none is being waited for. */
+uint64_t age_of(const struct job_run *j, uint64_t now);
 void snap_step(struct coordinator *c, struct job_run *j, uint64_t now);
 void snap_result(struct coordinator *c, struct job_run *j, const struct coordinator_result *r,
                  uint64_t now);

@@ -144,6 +144,7 @@ static void pack_orders(const struct coordinator *c, const struct fellow *f, boo
     p.orders.shutdown = f->shutdown;
     p.orders.pause = c->pause;
     if (j != NULL) {
+        p.orders.pause = c->pause || (j->is_paused && j->state == JOB_RUNNING);
         p.orders.job = j->name;
         p.orders.generation = j->generation;
         p.orders.mode = j->mode;

@@ -71,6 +71,7 @@ static void forget_formation(struct job_run *j)
     j->hold_stop = j->hold_best = j->verdict_stop = j->stopped_early = false;
     j->hold_step = j->verdict_step = 0;
     j->snap = SNAP_IDLE;
+    age_reset(j, 0);
     j->snap_retry_ms = j->snap_failures = j->snap_margin = j->disarm = 0;
     j->latest_step = j->wanted = j->now_wanted = j->newest = j->best_step = NO_STEP;
     j->base = j->latest = j->epoch_base = (struct sums){0};

@@ -98,8 +98,10 @@ void running_step(struct coordinator *c, struct job_run *j, uint64_t now)
         job_set_state(c, j, JOB_FINISHING, now);
     if (j->state == JOB_RUNNING && j->hold != HOLD_NONE)
         hold_step(c, j, now);
-    if (j->state == JOB_RUNNING && !j->eval_mode)
+    if (j->state == JOB_RUNNING && !j->eval_mode) {
+        age_step(c, j, now);
         snap_step(c, j, now);
+    }
 }
 
 static bool all_finished(const struct job_run *j)

@@ -126,6 +126,7 @@ void coordinator_status(struct coordinator *c, const char *job, uint64_t now_ms,
     put_shares(j, &shares);
     o.shares = &shares;
     o.checkpoint = put_checkpoint(j, &o);
+    o.checkpoint_age_seconds = (double)age_of(j, now_ms) / 1000;
     size_t n = j->eval_count;
     Paramd__Control__EvalRecord *evals = must_alloc((n + 1) * sizeof *evals);
     Paramd__Control__EvalRecord **list = must_alloc((n + 1) * sizeof *list);

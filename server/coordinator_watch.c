@@ -87,7 +87,7 @@ static uint64_t patience_ms(const struct coordinator *c, const struct job_run *j
     case JOB_FINISHING:
         return 10 * stall;
     default:
-        if (c->pause || slots_lack(j) || j->recording != RECORD_NONE)
+        if (c->pause || j->is_paused || slots_lack(j) || j->recording != RECORD_NONE)
             return UINT64_MAX; /* for the registry, or a worker */
         return j->hold != HOLD_NONE ? 10 * stall : stall;
     }

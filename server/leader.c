@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/member.h"
+#include "common/metrics.h"
 #include "common/queue.h"
 #include "server/coordinator.h"
 #include "server/leader_storage.h"
@@ -542,6 +543,9 @@ static void *machine_run(void *context)
 {
     struct leader *h = context;
     uint64_t ticked = 0;
+    struct metric *checkpoint_age = metric_gauge(
+        "paramd_checkpoint_age_seconds",
+        "Of the jobs that train: the age of the newest checkpoint, the oldest of them.");
     for (;;) {
         void *item = NULL;
         enum err e = queue_pop(h->events, &item, TICK_MS);
@@ -556,6 +560,8 @@ static void *machine_run(void *context)
             ticked = now;
             look_at_registry(h);
             coordinator_tick(h->machine, now);
+            metric_set(checkpoint_age, (double)coordinator_checkpoint_age_ms(h->machine, now) /
+                                           1000);
         }
         take_actions(h);
         answer_parked(h, now, NULL);

@@ -153,7 +153,8 @@ static void follow_arm(struct holding *h, uint64_t step)
     if (step == 0)
         return;
     uint64_t version = shard_version(h->shard);
-    bool held = step == version && is_held(h, step);
+    bool rests = h->drained == step && shard_rests(h->shard);
+    bool held = step == version && (is_held(h, step) || rests);
     bool past = step <= version && !held && !PLANT(armed_in_the_past);
     if (h->snapshot != NULL || h->armed != 0 || past) {
         board_arm_refused(&h->place, step);

@@ -226,6 +226,11 @@ uint64_t shard_version(const struct shard *s)
     return s->consistency.version;
 }
 
+bool shard_rests(const struct shard *s)
+{
+    return s->begun && consistency_rests(&s->consistency, s->consistency.version);
+}
+
 uint64_t shard_memory(const struct shard *s)
 {
     uint64_t bytes = s->held_bytes;

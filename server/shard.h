@@ -100,6 +100,7 @@ void shard_tick(struct shard *s, uint64_t now_ms);
 void shard_fail(struct shard *s, const char *text);
 
 uint64_t shard_version(const struct shard *s); /* the last step applied by all */
+bool shard_rests(const struct shard *s);       /* and nothing beyond it has come */
 uint64_t shard_memory(const struct shard *s);  /* bytes held now */
 uint64_t shard_rows(const struct shard *s);
 

@@ -391,7 +391,9 @@ static void train_step(struct model *m, const struct steps *steps)
             const struct model_shard *s = &m->members[i].shards[k];
             bool needs = steps_is_eval(steps, s->applied) || s->applied == steps->last_step;
             bool held = s->restored && s->applied > 0 && needs && s->verdict < s->applied;
-            if (held || (s->restored && (s->stopped || s->applied >= steps->last_step)))
+            bool paused = s->restored && s->applied > 0 && s->drained == s->applied &&
+                          m->members[i].orders != NULL && m->members[i].orders->pause;
+            if (held || paused || (s->restored && (s->stopped || s->applied >= steps->last_step)))
                 return;
         }
     for (uint32_t i = 0; i < m->member_count; i++)

@@ -362,6 +362,50 @@ static void test_final_abandoned(void **state)
     model_deinit(&m);
 }
 
+/* No checkpoint succeeds: past max_age training holds at a drain point, and goes on with one. */
+static void test_max_age(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.steps_a_turn = 1;
+    m.members[1].abandon = 1000;
+    model_submit(&m,
+                 "name: old\n"
+                 "data: {format: csv, train: a.csv, eval: b.csv, label: y}\n"
+                 "features: {a: categorical}\n"
+                 "model: {type: lr}\n"
+                 "train: {batch_size: 100, epochs: 100, ranks: 4, drain_every: 5}\n"
+                 "checkpoint: {uri: \"file:runs\", every_steps: 15, max_age: 10s}\n"
+                 "resources: {servers: 2, workers: 2, shards: 2}\n",
+                 "");
+    assert_true(model_until(&m, "old", "RUNNING", TURNS));
+    for (int i = 0; i < 110; i++)
+        model_turn(&m);
+    assert_true(model_logged(&m, "attempts failed since"));
+    assert_true(model_logged(&m, "training holds at the next drain point"));
+    uint64_t held = m.members[0].shards[0].applied;
+    assert_int_equal(held % 5, 0);
+    for (int i = 0; i < 400; i++) {
+        model_turn(&m);
+        assert_int_equal(m.members[0].shards[0].applied, held);
+    }
+    Paramd__Control__StatusReply *s = model_status(&m, "old");
+    assert_string_equal(s->state, "RUNNING");
+    assert_true(s->checkpoint_age_seconds > 45 && s->checkpoint_age_seconds < 60);
+    done_with(s);
+    m.members[1].abandon = 0;
+    for (int i = 0; i < 400 && m.members[0].shards[0].applied == held; i++)
+        model_turn(&m);
+    assert_true(model_logged(&m, "training goes on"));
+    assert_non_null(model_find(&m, 1, held));
+    s = model_status(&m, "old");
+    assert_true(s->checkpoint_age_seconds < 10);
+    done_with(s);
+    done_with(status_of(&m, "old", "RUNNING"));
+    assert_true(model_until(&m, "old", "DONE", 3000));
+    model_deinit(&m);
+}
+
 static void test_checkpoint_now(void **state)
 {
     struct model m;
@@ -576,6 +620,7 @@ int main(void)
         cmocka_unit_test(test_store_away),
         cmocka_unit_test(test_arm_refused),
         cmocka_unit_test(test_final_abandoned),
+        cmocka_unit_test(test_max_age),
         cmocka_unit_test(test_checkpoint_now),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_failures),
