@@ -433,6 +433,7 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
         j->begun_unix_ms = j->begin_ms + c->options.unix_offset_ms;
     }
     j->has_begun = true;
+    j->listed_again = false;
     job_set_state(c, j, JOB_RUNNING, now);
     record_note(c, j);
     if (j->recover_ms != 0)

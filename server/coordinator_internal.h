@@ -172,6 +172,7 @@ struct job_run {
     struct checkpoint_manifest *manifest; /* of the picked one; not kept once it runs */
     char manifest_sha[SHA256_HEX_SIZE];
     char *restore_name; /* of what the formation began from; NULL: the initial state */
+    bool listed_again;  /* because none of the listing could be used; until it runs */
 
     /* the data and what follows from it */
     uint32_t round;

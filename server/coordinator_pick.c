@@ -62,6 +62,10 @@ static void choose(struct coordinator *c, struct job_run *j, uint64_t now)
     if (j->picked < j->candidate_count) {
         j->pick = PICK_READ;
         ask_manifest(c, j);
+    } else if (committed > 0 && j->taken && !j->eval_mode && !j->listed_again) {
+        /* One that was deposed and does not know it may have made newer ones and removed these. */
+        j->listed_again = true;
+        job_recover(c, j, false, now, "no checkpoint can be used of those that were listed");
     } else if (committed > 0) {
         fail_refused(c, j, now);
     } else if (!j->resume_auto && !j->taken && j->candidate_count == 0) {
@@ -133,8 +137,7 @@ static bool has_newer(const struct job_run *j, const char *name)
         return false;
     for (size_t i = 0; i < j->candidate_count; i++) {
         const struct candidate *k = &j->candidates[i];
-        bool newer =
-            k->generation > generation || (k->generation == generation && k->step > step);
+        bool newer = k->generation > generation || (k->generation == generation && k->step > step);
         if (newer && k->committed && k->refused == NULL && !PLANT(record_behind_retention))
             return true;
     }
@@ -209,8 +212,7 @@ static void take_listing(struct coordinator *c, struct job_run *j,
     if (j->fresh && !j->taken) {
         j->pick = PICK_DONE;
     } else if (!PLANT(empty_listing) && record.checkpoint[0] != '\0' &&
-               !is_listed(j, record.checkpoint) &&
-               !has_newer(j, record.checkpoint)) {
+               !is_listed(j, record.checkpoint) && !has_newer(j, record.checkpoint)) {
         job_fail(
             c, j, now,
             "the registry names checkpoint %s of job '%s', but %s does not list it: look at its "

@@ -136,11 +136,15 @@ static void ask_to_leave(struct process *p)
     sim.here = NULL;
 }
 
-/* Nobody looks at a checkpoint unless somebody needs it. */
-static void damage(void)
+/* As soon as there is one to fall back on; nobody looks at a checkpoint unless somebody needs it. */
+static void damage(void *context)
 {
-    oracle_damage();
-    if (sim_chance(500))
+    (void)context;
+    if (sim.healed)
+        return;
+    if (!oracle_damage())
+        sim_after(NULL, sim_between(100, 800) * SIM_MS, "damage", damage, NULL, NULL);
+    else if (sim_chance(600))
         crash(any(is_server_up));
 }
 
@@ -161,10 +165,8 @@ static void strike(void)
         cut(p);
     else if (what < 80 && plan->outages)
         outage();
-    else if (what < 87 && plan->drains)
+    else if (what < 90 && plan->drains)
         ask_to_leave(p);
-    else if (plan->damage)
-        damage();
 }
 
 static void next(void *context)
@@ -197,5 +199,7 @@ static void heal(void *context)
 void faults_begin(void)
 {
     sim_after(NULL, sim_between(50, 2500) * SIM_MS, "fault", next, NULL, NULL);
+    if (sim.plan.damage)
+        sim_after(NULL, sim_between(500, 5000) * SIM_MS, "damage", damage, NULL, NULL);
     sim_after(NULL, sim.plan.heal_us - sim.now_us, "heal", heal, NULL, NULL);
 }

@@ -56,8 +56,7 @@ static bool all_occur(const struct counters *c)
 static void print_found(const struct progress *p)
 {
     for (uint32_t i = 0; i < p->found_count; i++)
-        printf("seed %" PRIu64 ": %s\n    replay: build/tests/sim --seed %" PRIu64
-               " --trace%s%s\n",
+        printf("seed %" PRIu64 ": %s\n    replay: build/tests/sim --seed %" PRIu64 " --trace%s%s\n",
                p->found[i].seed, p->found[i].text, p->found[i].seed,
                plant_now != PLANT_none ? " --plant " : "",
                plant_now != PLANT_none ? plant_name(plant_now) : "");
@@ -108,7 +107,7 @@ static int run_seeds(const struct options *o)
     uint32_t found = 0;
     clock_gettime(CLOCK_MONOTONIC, &begin);
     for (uint32_t i = 0; i < o->jobs; i++) {
-        struct part part = {o->first + i, o->last,        o->jobs,
+        struct part part = {o->first + i, o->last,       o->jobs,
                             o->plant,     o->plant != 0, &parts.progress[i]};
         parts.children[i] = run_part(&part);
     }

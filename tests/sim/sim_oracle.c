@@ -189,14 +189,15 @@ void oracle_removed(const char *uri)
     p->removed = true;
 }
 
-void oracle_damage(void)
+bool oracle_damage(void)
 {
     struct published *newest = newest_good(NULL);
     if (has_damaged || newest == NULL || newest_good(newest) == NULL)
-        return;
+        return has_damaged;
     has_damaged = storage_damage(newest->directory);
     newest->damaged = has_damaged;
     sim.count.damaged += has_damaged;
+    return has_damaged;
 }
 
 /* A shard has begun with this checkpoint. */
@@ -304,8 +305,7 @@ static void check_term(const struct process *p, uint64_t term)
 {
     if (followed[p->number].life == p->life && term < followed[p->number].term)
         sim_violation("%s follows orders of term %llu after those of term %llu", p->name,
-                      (unsigned long long)term,
-                      (unsigned long long)followed[p->number].term);
+                      (unsigned long long)term, (unsigned long long)followed[p->number].term);
     followed[p->number].life = p->life;
     followed[p->number].term = term;
 }

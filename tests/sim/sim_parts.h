@@ -187,12 +187,12 @@ void oracle_begin(void);
 void oracle_done(const Paramd__Control__StatusReply *status);
 void oracle_end(void);
 void oracle_committed(const char *uri); /* a file has appeared */
-void oracle_removed(const char *uri); /* a manifest goes */
+void oracle_removed(const char *uri);   /* a manifest goes */
 void oracle_tree_removed(const char *directory);
 void oracle_restored(struct process *p, uint64_t generation, const char *restore);
 void oracle_record(const char *path, const char *text, uint64_t term);
 void oracle_orders(struct process *p, const Paramd__Control__MemberOrders *orders);
-void oracle_damage(void); /* the newest checkpoint, if there is one behind it */
+bool oracle_damage(void); /* the newest checkpoint, if there is one behind it */
 /* Before and after a shard has taken a request. */
 void oracle_before_request(struct shard *s, const struct chain *request, bool is_push);
 void oracle_after_request(struct shard *s);

@@ -139,9 +139,8 @@ bool plants_run(uint32_t jobs, uint32_t ranges, uint32_t bound)
     struct progress *progress = progress_create(h.count);
     h.list = must_alloc(h.count * sizeof *h.list);
     for (uint32_t i = 0; i < h.count; i++)
-        h.list[i] = (struct hunt){.plant = (enum plant)(1 + i / ranges),
-                                  .range = i % ranges,
-                                  .progress = &progress[i]};
+        h.list[i] = (struct hunt){
+            .plant = (enum plant)(1 + i / ranges), .range = i % ranges, .progress = &progress[i]};
     printf("%-24s median number of seeds until it is found, of %u ranges\n", "bug", ranges);
     run_all(&h, jobs, bound);
     printf("%u planted bugs, %u not found within %u seeds\n", plants, h.missed, bound);

@@ -77,6 +77,7 @@ struct model {
     const double *quality; /* of the nth evaluation: the logit of the right class */
     uint32_t quality_count, rounds_needed;
     bool store_away;
+    uint32_t manifests_gone; /* so many looks at a manifest find none */
     uint64_t term;
     bool registry_away;
     const char *job_recorded;

@@ -57,7 +57,9 @@ static void answer_manifest(struct model *m, const struct coordinator_action *a,
 {
     r->code = ERR_NOT_FOUND;
     r->text = "there is no manifest";
-    for (uint32_t i = 0; i < m->stored_count; i++) {
+    bool gone = m->manifests_gone > 0;
+    m->manifests_gone -= gone;
+    for (uint32_t i = 0; i < m->stored_count && !gone; i++) {
         const struct model_stored *s = &m->stored[i];
         if (strcmp(s->uri, a->uri) != 0)
             continue;

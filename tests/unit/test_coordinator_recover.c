@@ -244,6 +244,28 @@ static void test_server_not_replaced(void **state)
     model_deinit(&m);
 }
 
+/* What was listed is gone, because a leader that did not know that it was deposed made newer ones
+ * and removed these: they are listed once more. */
+static void test_listing_out_of_date(void **state)
+{
+    struct model m;
+    begin(&m, 2, 2);
+    assert_true(m.stored_count > 0);
+    m.manifests_gone = m.stored_count;
+    model_leave(&m, member(&m, "server-1"));
+    finish(&m, 3, 2);
+    model_deinit(&m);
+    /* Gone for good: the job fails by name. */
+    begin(&m, 2, 2);
+    m.manifests_gone = UINT32_MAX;
+    model_leave(&m, member(&m, "server-1"));
+    assert_true(model_until(&m, "job", "FAILED", TURNS));
+    Paramd__Control__StatusReply *s = model_status(&m, "job");
+    assert_non_null(strstr(s->why, "there is no manifest"));
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    model_deinit(&m);
+}
+
 static void test_lost_before_the_first_checkpoint(void **state)
 {
     struct model m;
@@ -471,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_hopeless_worker),
         cmocka_unit_test(test_server_replaced),
         cmocka_unit_test(test_server_not_replaced),
+        cmocka_unit_test(test_listing_out_of_date),
         cmocka_unit_test(test_lost_before_the_first_checkpoint),
         cmocka_unit_test(test_loss_at_any_turn),
         cmocka_unit_test(test_flapping),
