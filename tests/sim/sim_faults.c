@@ -144,7 +144,9 @@ static void damage(void *context)
         return;
     if (!oracle_damage())
         sim_after(NULL, sim_between(100, 800) * SIM_MS, "damage", damage, NULL, NULL);
-    else if (sim_chance(600))
+    else if (sim_chance(500))
+        crash_all();
+    else
         crash(any(is_server_up));
 }
 

@@ -334,14 +334,18 @@ void storage_crash_after(uint32_t operations)
 bool storage_damage(const char *directory)
 {
     size_t chosen = SIZE_MAX, seen = 0;
-    for (size_t i = 0; i < file_count; i++)
-        if (is_under(files[i].uri, directory) && files[i].size > 0 && sim_below(++seen) == 0)
+    bool manifest = sim_chance(150);
+    for (size_t i = 0; i < file_count; i++) {
+        bool fits = is_under(files[i].uri, directory) && files[i].size > 0 &&
+                    (strstr(files[i].uri, CHECKPOINT_MANIFEST) != NULL) == manifest;
+        if (fits && sim_below(++seen) == 0)
             chosen = i;
+    }
     if (chosen == SIZE_MAX)
         return false;
     struct file *f = &files[chosen];
     TRACE("damages %s", f->uri);
-    if (sim_chance(300))
+    if (sim_chance(150))
         f->size = sim_below(f->size);
     else
         f->data[sim_below(f->size)] ^= (uint8_t)(1u << sim_below(8));
