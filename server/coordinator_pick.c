@@ -144,6 +144,11 @@ static bool has_newer(const struct job_run *j, const char *name)
     return false;
 }
 
+static bool is_missing(const struct job_run *j, const char *name)
+{
+    return name[0] != '\0' && !is_listed(j, name) && !has_newer(j, name);
+}
+
 static void keep_listing(struct job_run *j, const struct coordinator_result *r)
 {
     j->candidates = must_alloc((r->listing_count + 1) * sizeof *j->candidates);
@@ -209,15 +214,19 @@ static void take_listing(struct coordinator *c, struct job_run *j,
     mem_free(j->recorded);
     j->recorded = record.checkpoint[0] != '\0' && !j->fresh ? must_strdup(record.checkpoint) : NULL;
     j->picked = j->candidate_count;
+    /* The record may lack what this leader has made itself. */
+    const char *missing = is_missing(j, record.checkpoint) ? record.checkpoint : NULL;
+    if (missing == NULL && j->newest_name != NULL && is_missing(j, j->newest_name))
+        missing = j->newest_name;
     if (j->fresh && !j->taken) {
         j->pick = PICK_DONE;
-    } else if (!PLANT(empty_listing) && record.checkpoint[0] != '\0' &&
-               !is_listed(j, record.checkpoint) && !has_newer(j, record.checkpoint)) {
+    } else if (missing != NULL && !PLANT(empty_listing)) {
         job_fail(
             c, j, now,
-            "the registry names checkpoint %s of job '%s', but %s does not list it: look at its "
-            "path and credentials; starting anew needs --fresh",
-            record.checkpoint, j->name, j->storage_uri);
+            "%s names checkpoint %s of job '%s', but %s does not list it: look at its path and "
+            "credentials; starting anew needs --fresh",
+            missing == record.checkpoint ? "the registry" : "the coordinator", missing, j->name,
+            j->storage_uri);
     } else if (j->resume || j->taken) {
         warn_refused(c, j);
         j->pick = PICK_CHOOSE;

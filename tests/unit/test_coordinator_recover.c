@@ -266,6 +266,31 @@ static void test_listing_out_of_date(void **state)
     model_deinit(&m);
 }
 
+/* A checkpoint that its leader has published and could not record is not forgotten by it. */
+static void test_listing_is_empty(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.steps_a_turn = 1;
+    model_submit(&m, YAML, "");
+    assert_true(model_until(&m, "job", "RUNNING", TURNS));
+    model_turn(&m);
+    m.registry_away = true;
+    for (int i = 0; i < 15; i++)
+        model_turn(&m);
+    m.registry_away = false;
+    uint32_t stored = m.stored_count;
+    assert_true(stored > 0);
+    m.stored_count = 0;
+    model_leave(&m, member(&m, "server-1"));
+    assert_true(model_until(&m, "job", "FAILED", TURNS));
+    Paramd__Control__StatusReply *s = model_status(&m, "job");
+    assert_non_null(strstr(s->why, "does not list it"));
+    paramd__control__status_reply__free_unpacked(s, NULL);
+    m.stored_count = stored;
+    model_deinit(&m);
+}
+
 static void test_lost_before_the_first_checkpoint(void **state)
 {
     struct model m;
@@ -494,6 +519,7 @@ int main(void)
         cmocka_unit_test(test_server_replaced),
         cmocka_unit_test(test_server_not_replaced),
         cmocka_unit_test(test_listing_out_of_date),
+        cmocka_unit_test(test_listing_is_empty),
         cmocka_unit_test(test_lost_before_the_first_checkpoint),
         cmocka_unit_test(test_loss_at_any_turn),
         cmocka_unit_test(test_flapping),
