@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cli/checkpoint_find.h" /* has a function fail(), which is a macro of cmocka's */
+
 #include <cmocka.h>
 
 #include <fcntl.h>
@@ -21,7 +23,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cli/checkpoint_find.h"
 #include "common/mem.h"
 #include "common/storage.h"
 #include "server/shard_file.h"
