@@ -119,7 +119,7 @@ DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
 all: $(LIB) $(PROGRAMS)
 tests: all $(TESTS) $(TOOLS) $(SIM)
-benches: all $(BENCHES)
+benches: all $(BENCHES) $(B)/integration/storage_pour
 
 # Objects are made again when the compiler or a flag changes.
 $(B)/flags: FORCE

@@ -4,7 +4,8 @@
  *
  *     storage_pour MEBIBYTES URI [--set NAME=VALUE]...
  *
- * Prints two lines, `write SECONDS MIB_PER_SECOND PEAK_MIB` and `read …`; PEAK_MIB is the process's largest resident size less that before the first byte.
+ * Prints two lines, `write SECONDS MIB_PER_SECOND PEAK_MIB` and `read …`; PEAK_MIB is the process's
+ * largest resident size less that before the first byte.
  */
 #include <stdio.h>
 #include <stdlib.h>
