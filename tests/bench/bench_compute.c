@@ -171,15 +171,15 @@ static void bench_mlp(const struct compute *cpu, struct pool *pool, uint32_t n)
             dense[p] = floats(m->schema->dense[p].count, 0.1f);
             gradients[p] = floats(m->schema->dense[p].count, 0);
         }
-        gemms[l] = (struct compute_gemm){n,
-                                         in,
-                                         out,
-                                         floats((size_t)n * in, 1),
-                                         dense[2 * l],
-                                         floats((size_t)n * out, 1),
-                                         floats((size_t)n * out, 1),
-                                         floats((size_t)n * in, 1),
-                                         gradients[2 * l]};
+        gemms[l] = (struct compute_gemm){.n = n,
+                                         .in = in,
+                                         .out = out,
+                                         .x = floats((size_t)n * in, 1),
+                                         .weight = dense[2 * l],
+                                         .y = floats((size_t)n * out, 0),
+                                         .y_gradient = floats((size_t)n * out, 1),
+                                         .x_gradient = floats((size_t)n * in, 0),
+                                         .weight_gradient = gradients[2 * l]};
         operations += 2.0 * n * in * out * (l > 0 ? 3 : 2);
     }
     struct batch b = {.step = 1,
