@@ -248,7 +248,9 @@ static void describe(const struct display *p, const Paramd__Control__StatusReply
                       (unsigned long long)s->last_step,
                       s->epoch < s->epochs ? s->epoch + 1 : s->epochs, s->epochs);
     if (s->examples) /* before the first report there is neither a rate nor a loss */
-        str_append_format(out, "  %.0f examples/s  loss %.5f", rate, s->objective);
+        str_append_format(out, "  %.0f examples/s", rate);
+    if (s->examples && s->objective != 0) /* nor, after a recovery, a loss of this epoch */
+        str_append_format(out, "  loss %.5f", s->objective);
     if (s->step && s->train_seconds > 0 && s->last_step > s->step && s->examples) {
         double per_step = s->train_seconds / (double)s->step;
         double left = per_step * (double)(s->last_step - s->step);

@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 paramctl=${1:-build}/paramctl
 # ranks: the number of data-parallel replicas belongs to the job; that of machines does not.
-job=(-f conf/demo.yaml --fresh --set train.epochs=6 --set train.ranks=2 --set checkpoint.every_steps=200)
+job=(-f conf/demo.yaml --fresh --set train.ranks=2 --set checkpoint.every_steps=200)
 killer=
 trap '[ -z "$killer" ] || kill "$killer" 2>/dev/null || true' EXIT
 
