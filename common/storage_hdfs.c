@@ -1,32 +1,21 @@
 /*
  * Files in HDFS, over WebHDFS or HttpFS.
  *
- * A range is read in two requests: the NameNode names a DataNode, and that one is asked. What is
- * read from front to back is read in windows, so that the many small blocks of a checkpoint do not
- * cost two requests each; what is read here and there is read as it is asked for. A DataNode that
- * fails is left out when the NameNode is asked again.
+ * A range is read in two requests: the NameNode names a DataNode, and that one is asked. A DataNode
+ * that fails is left out when the NameNode is asked again.
  */
 #include "common/storage_hdfs_internal.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <string.h>
 
-#include "common/check.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "common/mem.h"
 
-#define WINDOW_BYTES ((size_t)8 << 20)
-
 struct hdfs_reader {
     struct storage_reader base;
     struct hdfs_name name;
-    pthread_mutex_t lock; /* of what follows */
-    uint8_t *window;      /* of WINDOW_BYTES; NULL until something is read in order */
-    uint64_t window_offset;
-    size_t window_size;
-    uint64_t next; /* where the last read ended */
 };
 
 /* ---- looking ---- */
@@ -182,7 +171,6 @@ static enum err hdfs_open(const char *uri, struct storage_reader **out)
     struct hdfs_reader *r = must_alloc(sizeof *r);
     r->base = (struct storage_reader){.backend = &storage_hdfs_backend, .size = status.info.size};
     r->name = n;
-    CHECK(pthread_mutex_init(&r->lock, NULL) == 0);
     *out = &r->base;
     return ERR_NONE;
 }
@@ -234,59 +222,19 @@ static enum err read_range(const struct hdfs_reader *r, uint64_t offset, void *o
     return e;
 }
 
-/* What is read in order: from the window, which moves on. */
-static enum err read_window(struct hdfs_reader *r, uint64_t offset, uint8_t *out, size_t size)
-{
-    while (size > 0) {
-        if (offset < r->window_offset || offset >= r->window_offset + r->window_size) {
-            uint64_t left = r->base.size - offset;
-            size_t wanted = left < WINDOW_BYTES ? (size_t)left : WINDOW_BYTES;
-            r->window_size = 0;
-            enum err e = read_range(r, offset, r->window, wanted);
-            if (e != ERR_NONE)
-                return e;
-            r->window_offset = offset;
-            r->window_size = wanted;
-        }
-        size_t at = (size_t)(offset - r->window_offset);
-        size_t part = r->window_size - at < size ? r->window_size - at : size;
-        memcpy(out, r->window + at, part);
-        out += part;
-        offset += part;
-        size -= part;
-    }
-    return ERR_NONE;
-}
-
 static enum err hdfs_read_at(struct storage_reader *base, uint64_t offset, void *out, size_t size)
 {
     struct hdfs_reader *r = (struct hdfs_reader *)base;
     if (offset > base->size || size > base->size - offset)
         return err_set(ERR_CORRUPT, "'%s' ends at byte %" PRIu64 ", before %" PRIu64, r->name.uri,
                        base->size, offset + size);
-    if (size == 0)
-        return ERR_NONE;
-    pthread_mutex_lock(&r->lock);
-    bool is_inside =
-        offset >= r->window_offset && offset + size <= r->window_offset + r->window_size;
-    bool in_order = is_inside || (offset == r->next && offset > 0 && size < WINDOW_BYTES);
-    r->next = offset + size;
-    if (in_order && r->window == NULL)
-        r->window = mem_alloc(WINDOW_BYTES);
-    enum err e = ERR_NONE;
-    bool use_window = in_order && r->window != NULL;
-    if (use_window)
-        e = read_window(r, offset, out, size);
-    pthread_mutex_unlock(&r->lock);
-    return use_window ? e : read_range(r, offset, out, size);
+    return size > 0 ? read_range(r, offset, out, size) : ERR_NONE;
 }
 
 static void hdfs_close(struct storage_reader *base)
 {
     struct hdfs_reader *r = (struct hdfs_reader *)base;
-    pthread_mutex_destroy(&r->lock);
     hdfs_name_deinit(&r->name);
-    mem_free(r->window);
     mem_free(r);
 }
 
@@ -340,8 +288,8 @@ static enum err hdfs_remove_tree(const char *uri)
 }
 
 const struct storage_backend storage_hdfs_backend = {
-    .is_remote = true,
     .scheme = "hdfs",
+    .is_remote = true,
     .forms = "hdfs://host:port/path",
     .stat = hdfs_stat,
     .list = hdfs_list,

@@ -191,7 +191,9 @@ def fail_over(job, hdfs):
 def dead_datanode(job, hdfs):
     """The NameNode goes on naming a DataNode that is dead."""
     hdfs.command("stop-datanode", 0)
-    contract("HDFS with a dead DataNode", hdfs.uri("/half"))
+    for verb in ("write", "read"):
+        code, said = tool("storage_commit", verb, hdfs.uri("/half"))
+        cases.check(f"{verb} with a dead DataNode", code == 0, said)
     hdfs.put_tree(job.local, "/data")
     result = run_job(job.arguments(hdfs.uri("/data"), hdfs.uri("/half-runs"), every=50), job.place.path, timeout=300)
     cases.check("a job with a dead DataNode: the same digest", result.get("digest") == job.reference(), result)
