@@ -40,6 +40,7 @@ def parent(path):
 class Webhdfs:
     def __init__(self, batch=1000):
         self.files, self.directories, self.ids = {}, {"/"}, {}
+        self.last_id = 16385    # no number twice, as that tells whose file it is
         self.lock = threading.Lock()
         self.batch = batch
         self.servers = []
@@ -85,13 +86,19 @@ class Webhdfs:
             self.directories.add(path)
             path = parent(path)
 
+    def id_of(self, path):
+        if path not in self.ids:
+            self.last_id += 1
+            self.ids[path] = self.last_id
+        return self.ids[path]
+
     def status(self, path, suffix=""):
         is_directory = path in self.directories
         if not is_directory and path not in self.files:
             raise Failed("FileNotFoundException", f"File does not exist: {path}", 404)
         return {"pathSuffix": suffix, "type": "DIRECTORY" if is_directory else "FILE",
                 "length": 0 if is_directory else len(self.files[path]), "modificationTime": 1700000000000,
-                "fileId": self.ids.setdefault(path, len(self.ids) + 16386)}
+                "fileId": self.id_of(path)}
 
     def children(self, path):
         if path in self.files:
@@ -108,7 +115,8 @@ class Webhdfs:
         if destination in self.directories or (destination in self.files and options != "OVERWRITE"):
             raise Failed("FileAlreadyExistsException", f"rename destination {destination} already exists")
         self.files[destination] = self.files.pop(path)
-        self.ids[destination] = self.ids.pop(path, None) or len(self.ids) + 16386
+        self.ids[destination] = self.id_of(path)
+        del self.ids[path]
         self.renamed[destination] = self.renamed.get(destination, 0) + 1
 
     def delete(self, path, recursive):
