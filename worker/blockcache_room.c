@@ -108,7 +108,8 @@ static void list_all(struct old_files *files, const char *directory)
     }
     if (d != NULL)
         closedir(d);
-    qsort(files->items, files->count, sizeof *files->items, by_use);
+    if (files->count > 1)
+        qsort(files->items, files->count, sizeof *files->items, by_use);
 }
 
 static void files_deinit(struct old_files *files)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # timeout: 1200
 """Goal: jobs whose data and checkpoints are on a real HDFS train the same bits as on local files, whatever happens to them or to
-HDFS meanwhile: killed as a whole, a NameNode failing over or killed, a DataNode dead, all of it away for a while.
+HDFS meanwhile: killed as a whole, a NameNode failing over or killed, all of it away for a while.
 
 Method: Hadoop's own NameNodes and DataNodes on loopback (hdfs.py). The contract of storage.h there and on local files; then the
 shipped Criteo job, whose digest on local files is the reference. Skipped where Hadoop's artifacts cannot be had.
@@ -188,17 +188,6 @@ def fail_over(job, hdfs):
                 "killed" in state and result.get("digest") == job.reference(epochs), result)
 
 
-def dead_datanode(job, hdfs):
-    """The NameNode goes on naming a DataNode that is dead."""
-    hdfs.command("stop-datanode", 0)
-    for verb in ("write", "read"):
-        code, said = tool("storage_commit", verb, hdfs.uri("/half"))
-        cases.check(f"{verb} with a dead DataNode", code == 0, said)
-    hdfs.put_tree(job.local, "/data")
-    result = run_job(job.arguments(hdfs.uri("/data"), hdfs.uri("/half-runs"), every=50), job.place.path, timeout=300)
-    cases.check("a job with a dead DataNode: the same digest", result.get("digest") == job.reference(), result)
-
-
 def away(job, hdfs):
     """All of HDFS stops answering, twice, for longer than a checkpoint may take. Training does not wait for it."""
     epochs = 8 * EPOCHS
@@ -256,8 +245,6 @@ def main():
         with Hdfs(os.path.join(place.path, "pair"), namenodes=2) as hdfs:
             hdfs.put_tree(job.local, "/data")
             fail_over(job, hdfs)
-        with Hdfs(os.path.join(place.path, "two"), datanodes=2) as hdfs:
-            dead_datanode(job, hdfs)
     cases.end()
 
 
