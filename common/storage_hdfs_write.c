@@ -122,7 +122,10 @@ static enum err rewind_body(void *context)
     enum err e = ERR_NONE;
     pthread_mutex_lock(&w->lock);
     if (w->written > BUFFER_BYTES)
-        e = err_set(ERR_UNAVAILABLE, "what has been sent already cannot be sent again");
+        e = err_set(ERR_UNAVAILABLE,
+                    "cannot write '%s': the connection broke, and of what has been sent too much "
+                    "is gone to send it again",
+                    w->name.uri);
     else
         w->sent = 0;
     pthread_mutex_unlock(&w->lock);
@@ -233,9 +236,15 @@ static enum err send_all(struct hdfs_writer *w, struct retry *r, struct hdfs_sta
         if (is_lost || !http_try_again(r, 0))
             break;
         log_info("hdfs", "writes again: %s", err_text());
+        char *why = must_strdup(err_text());
         struct retry cleaning = hdfs_retry_begin();
         remove_temporary(w, &cleaning);
-        if (rewind_body(w) != ERR_NONE)
+        /* More may have come meanwhile than is kept. */
+        bool is_rewound = rewind_body(w) == ERR_NONE;
+        if (!is_rewound)
+            e = err_set(e, "%s", why);
+        mem_free(why);
+        if (!is_rewound)
             break;
     }
     str_deinit(&excluded);
