@@ -20,6 +20,7 @@ import time
 
 import zookeeper
 from cluster import Cluster
+import disturb
 from disturb import DAEMONS, Jobs, Run
 from harness import Cases, Workplace, wait_until
 
@@ -171,6 +172,7 @@ def main():
             if not all(text in title for text in arguments.only):
                 continue
             case = Case(jobs, cases, arguments, title, settings)
+            disturb.BOUND = 300 if arguments.minute else disturb.BOUND
             case.away, case.grace = (60, 10) if arguments.minute else (AWAY, 1)
             if act is held:
                 case.settings.append(f"registry_grace={case.grace}s")
