@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "common/check.h"
 #include "common/err.h"
@@ -78,31 +77,6 @@ void *mem_alloc_array(size_t count, size_t size)
     size_t blocks = bytes > 0 ? (bytes + ARRAY_ALIGNMENT - 1) / ARRAY_ALIGNMENT : 1;
     void *memory = aligned_alloc(ARRAY_ALIGNMENT, blocks * ARRAY_ALIGNMENT);
     return memory != NULL ? memory : out_of_memory(count, size);
-}
-
-void *mem_map(size_t size)
-{
-    if (size > SIZE_MAX / 2 || fail_now())
-        return out_of_memory(1, size);
-    uint8_t *memory = mmap(NULL, size + MEM_HUGE_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-        return out_of_memory(1, size);
-    size_t before = -(uintptr_t)memory % MEM_HUGE_BYTES;
-    mem_unmap(before > 0 ? memory : NULL, before);
-    mem_unmap(memory + before + size, MEM_HUGE_BYTES - before);
-    return memory + before;
-}
-
-void mem_unmap(void *memory, size_t size)
-{
-    if (memory != NULL)
-        munmap(memory, size);
-}
-
-void mem_want_huge(void *memory, size_t size)
-{
-    (void)madvise(memory, size, MADV_HUGEPAGE);
 }
 
 void *must_alloc(size_t size)

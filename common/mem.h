@@ -22,16 +22,6 @@ void mem_free(void *memory);                       /* accepts NULL; keeps errno 
 /* 64-byte aligned, not zeroed; for arrays of floats and keys. Freed by mem_free(). */
 void *mem_alloc_array(size_t count, size_t size);
 
-/*
- * Whole pages of zeros that begin at a multiple of a huge page and are backed by memory as they are
- * written. Given back by mem_unmap().
- */
-#define MEM_HUGE_BYTES ((size_t)2 << 20)
-void *mem_map(size_t size);
-void mem_unmap(void *memory, size_t size); /* accepts NULL */
-/* Asks for huge pages, which random access to much memory is faster with. Refusal is no error. */
-void mem_want_huge(void *memory, size_t size);
-
 void *must_alloc(size_t size);                     /* zeroed */
 void *must_realloc(void *memory, size_t count, size_t size);
 char *must_strdup(const char *text);

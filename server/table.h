@@ -7,7 +7,7 @@
  * a batch sweeps memory forwards and a checkpoint reads the keys in order without sorting. The
  * index maps keys to row numbers; rows live in an arena of large chunks, numbered in order of
  * creation, never moved, never freed one by one. There is no allocation per row. The index grows in
- * segments, each at a time of its own, so that no single growth stops the owner for long.
+ * segments, so that no single growth stops the owner for long.
  *
  * Memory   12.8 bytes per index slot at a load between 0.35 and 0.7, and 4 · state_dim bytes a row
  *          (rounded to what keeps rows from straddling more cache lines than they must):
@@ -39,11 +39,8 @@ uint64_t table_memory(const struct table *t);
  *
  *     table_prefetch(next but one); table_find(next);
  *     for each row i: table_ahead(row i of next), use row i
- *
- * Two batches of 256-byte rows must fit into the 32 KiB of a first-level cache together with what
- * is made of them: batches of 64 keys were slower by a twentieth to a tenth.
  */
-#define TABLE_BATCH 32 /* the most keys of one call */
+#define TABLE_BATCH 64 /* the most keys of one call */
 
 /* Asks for what table_find() of these keys will read. */
 void table_prefetch(const struct table *t, const uint64_t *keys, uint32_t count);

@@ -5,9 +5,8 @@
 #include "common/check.h"
 #include "common/mem.h"
 
-#define LINES_MIN          2
-#define SEGMENT_PARTITIONS (1u << INDEX_SEGMENT_SHIFT)
-#define DISPLACEMENT_MAX   512 /* lines from a key's home; mixed keys stay far below */
+#define LINES_MIN        2
+#define DISPLACEMENT_MAX 512 /* lines from a key's home; mixed keys stay far below */
 
 /* Lines that a segment has, without the one that stays empty: homes and tail. */
 static uint32_t lines_used(uint32_t line_count)
@@ -23,13 +22,8 @@ static uint64_t segment_bytes(uint32_t line_count)
 enum err index_init(struct table_index *x, uint32_t first_partition, uint32_t end_partition)
 {
     CHECK(first_partition <= end_partition && end_partition <= PARTITION_COUNT);
-    uint32_t partitions = end_partition - first_partition;
-    *x = (struct table_index){
-        .first_key = first_partition < PARTITION_COUNT ? partition_first_key(first_partition) : 0,
-        .first_partition = first_partition,
-        .end_partition = end_partition,
-        .segment_count = (partitions + SEGMENT_PARTITIONS - 1) / SEGMENT_PARTITIONS,
-    };
+    *x = (struct table_index){.first_partition = first_partition,
+                              .segment_count = end_partition - first_partition};
     x->segments = mem_calloc(x->segment_count, sizeof *x->segments);
     if (x->segments == NULL)
         return ERR_MEMORY;
@@ -37,66 +31,34 @@ enum err index_init(struct table_index *x, uint32_t first_partition, uint32_t en
     return ERR_NONE;
 }
 
-static struct index_line *lines_alloc(uint32_t line_count)
-{
-    size_t bytes = (size_t)segment_bytes(line_count);
-    struct index_line *lines = bytes < MEM_HUGE_BYTES ? mem_alloc_array(bytes, 1) : mem_map(bytes);
-    if (lines != NULL && bytes >= MEM_HUGE_BYTES)
-        mem_want_huge(lines, bytes);
-    return lines;
-}
-
-static void lines_free(struct index_segment *s)
-{
-    size_t bytes = (size_t)segment_bytes(s->line_count);
-    if (s->line_count == 0 || bytes < MEM_HUGE_BYTES)
-        mem_free(s->lines);
-    else
-        mem_unmap(s->lines, bytes);
-}
-
 void index_deinit(struct table_index *x)
 {
     for (uint32_t i = 0; x->segments != NULL && i < x->segment_count; i++)
-        lines_free(&x->segments[i]);
+        mem_free(x->segments[i].lines);
     mem_free(x->segments);
     *x = (struct table_index){0};
 }
 
-/* The partitions of a segment. */
-static uint32_t partitions_of(const struct table_index *x, const struct index_segment *s)
-{
-    uint32_t first = x->first_partition + (uint32_t)(s - x->segments) * SEGMENT_PARTITIONS;
-    uint32_t left = x->end_partition - first;
-    return left < SEGMENT_PARTITIONS ? left : SEGMENT_PARTITIONS;
-}
-
-static enum err segment_init(struct index_segment *s, uint64_t line_count, uint32_t partitions)
+static enum err segment_init(struct index_segment *s, uint64_t line_count)
 {
     if (line_count > UINT32_MAX / 2)
-        return err_set(ERR_LIMIT, "an index segment with %u rows cannot grow: use more shards",
-                       s->count);
-    struct index_line *lines = lines_alloc((uint32_t)line_count);
+        return err_set(ERR_LIMIT, "a partition with %u rows cannot grow", s->count);
+    struct index_line *lines = mem_alloc_array((size_t)segment_bytes((uint32_t)line_count), 1);
     if (lines == NULL)
         return ERR_MEMORY;
     memset(lines, 0xff, (size_t)segment_bytes((uint32_t)line_count));
-    *s = (struct index_segment){
-        .lines = lines,
-        .line_count = (uint32_t)line_count,
-        .scale = line_count * SEGMENT_PARTITIONS / partitions,
-    };
+    *s = (struct index_segment){.lines = lines, .line_count = (uint32_t)line_count};
     return ERR_NONE;
 }
 
 /* Places the ascending keys of `from`; false: the tail is too short. */
-static bool segment_fill(const struct table_index *x, struct index_segment *to,
-                         const struct index_segment *from)
+static bool segment_fill(struct index_segment *to, const struct index_segment *from)
 {
     uint32_t used = lines_used(to->line_count), line = 0, at = 0; /* the next free slot */
     uint32_t end = from->line_count > 0 ? lines_used(from->line_count) : 0;
     for (const struct index_line *l = from->lines; l < from->lines + end; l++) {
         for (uint32_t i = 0; i < INDEX_LINE_SLOTS && l->rows[i] != INDEX_EMPTY; i++) {
-            uint32_t home = index_home(x, to, l->keys[i]);
+            uint32_t home = index_home(to, l->keys[i]);
             if (home > line) {
                 line = home;
                 at = 0;
@@ -118,11 +80,8 @@ static bool segment_fill(const struct table_index *x, struct index_segment *to,
 static enum err crowded(const struct table_index *x, const struct index_segment *s)
 {
     return err_set(ERR_LIMIT,
-                   "%u keys crowd among partitions %u to %u: keys must be mixed (mix64) before "
-                   "they are sent",
-                   s->count, x->first_partition + (uint32_t)(s - x->segments) * SEGMENT_PARTITIONS,
-                   x->first_partition + (uint32_t)(s - x->segments) * SEGMENT_PARTITIONS +
-                       partitions_of(x, s) - 1);
+                   "%u keys crowd in partition %u: keys must be mixed (mix64) before they are sent",
+                   s->count, x->first_partition + (uint32_t)(s - x->segments));
 }
 
 static enum err segment_grow(struct table_index *x, struct index_segment *s)
@@ -137,25 +96,18 @@ static enum err segment_grow(struct table_index *x, struct index_segment *s)
         if (line_count > 16 * ((uint64_t)s->count + 64))
             return crowded(x, s);
         struct index_segment grown = {.count = s->count};
-        enum err e = segment_init(&grown, line_count, partitions_of(x, s));
+        enum err e = segment_init(&grown, line_count);
         if (e != ERR_NONE)
             return e;
-        if (segment_fill(x, &grown, s)) {
+        if (segment_fill(&grown, s)) {
             x->bytes += segment_bytes(grown.line_count);
             x->bytes -= s->line_count > 0 ? segment_bytes(s->line_count) : 0;
-            lines_free(s);
+            mem_free(s->lines);
             *s = grown;
             return ERR_NONE;
         }
-        lines_free(&grown);
+        mem_free(grown.lines);
     }
-}
-
-/* Each segment is full at a load of its own: see the header. */
-static bool is_full(const struct table_index *x, const struct index_segment *s)
-{
-    uint32_t percent = 57 + (uint32_t)(s - x->segments) % 14;
-    return (uint64_t)s->count * 100 >= (uint64_t)s->line_count * INDEX_LINE_SLOTS * percent;
 }
 
 /* The first empty slot from `slot` on; at its segment's end, the first of the line that stays
@@ -174,14 +126,14 @@ static struct index_slot next_empty(struct index_slot slot)
 enum err index_reserve(struct table_index *x, uint64_t key)
 {
     struct index_segment *s = index_segment(x, key);
-    if (is_full(x, s)) {
+    if ((uint64_t)s->count * 10 >= (uint64_t)s->line_count * INDEX_LINE_SLOTS * 7) {
         enum err e = segment_grow(x, s);
         if (e != ERR_NONE)
             return e;
     }
     for (;;) {
-        struct index_slot slot = index_probe(x, s, key);
-        if (slot.line - s->lines > (int64_t)index_home(x, s, key) + DISPLACEMENT_MAX)
+        struct index_slot slot = index_probe(s, key);
+        if (slot.line - s->lines > (int64_t)index_home(s, key) + DISPLACEMENT_MAX)
             return crowded(x, s);
         if (next_empty(slot).line < s->lines + lines_used(s->line_count))
             return ERR_NONE;
@@ -197,7 +149,7 @@ enum err index_insert(struct table_index *x, uint64_t key, uint32_t row)
     if (e != ERR_NONE)
         return e;
     struct index_segment *s = index_segment(x, key);
-    struct index_slot slot = index_probe(x, s, key), end = next_empty(slot);
+    struct index_slot slot = index_probe(s, key), end = next_empty(slot);
     CHECK(slot.line->keys[slot.at] != key || slot.line->rows[slot.at] == INDEX_EMPTY);
     /* Everything up to the empty slot moves on by one. */
     while (end.line != slot.line || end.at != slot.at) {
@@ -216,16 +168,15 @@ enum err index_insert(struct table_index *x, uint64_t key, uint32_t row)
 
 bool index_next(const struct table_index *x, uint64_t *key, uint32_t *row)
 {
-    uint64_t from = *key > x->first_key ? *key : x->first_key;
-    if (x->segment_count == 0 || partition_of_key(from) >= x->end_partition)
-        return false;
-    const struct index_segment *s = index_segment(x, from), *first = s;
-    for (; s < x->segments + x->segment_count; s++) {
+    uint32_t partition = partition_of_key(*key);
+    uint32_t i = partition > x->first_partition ? partition - x->first_partition : 0;
+    for (; i < x->segment_count; i++) {
+        const struct index_segment *s = &x->segments[i];
         if (s->count == 0)
             continue;
         struct index_slot slot = {s->lines, 0};
-        if (s == first)
-            slot = index_probe(x, s, from);
+        if (partition == x->first_partition + i)
+            slot = index_probe(s, *key);
         /* Lines are filled from the left: behind an empty slot the next line is the first that may
            have a key. */
         const struct index_line *end = s->lines + lines_used(s->line_count);

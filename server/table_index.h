@@ -1,22 +1,18 @@
 /*
  * table_index.h - keys to row numbers, in ascending order with gaps; for server/table only.
  *
- * One segment for 64 partitions, made of lines: cache lines of five slots each, filled from the
- * left. A key's home is a line, its mixed value scaled to their number; what does not fit goes on
- * to the next line (ordered linear probing), so that keys ascend from slot to slot over the whole
- * segment. A look-up touches one cache line, rarely two; look-ups of ascending keys sweep memory
- * forwards; walking the slots gives the keys in order. A segment of some MiB lies in huge pages:
- * with small ones, a look-up in a large table costs a walk of the page tables, too.
- *
- * A segment grows alone, to a load of 0.35. Segments are full at loads of their own, between 0.57
- * and 0.7, so that they do not all grow in the same step, although mixed keys fill them evenly: no
- * growth stops its owner for long.
+ * One segment a partition, made of lines: cache lines of five slots each, filled from the left. A
+ * key's home is a line, its mixed value scaled to their number; what does not fit goes on to the
+ * next line (ordered linear probing), so that keys ascend from slot to slot over the whole segment.
+ * A look-up touches one cache line, rarely two; look-ups of ascending keys sweep memory forwards;
+ * walking the slots gives the keys in order. A segment grows alone, when seven of ten slots are
+ * used, to a third; so no growth stops its owner for long.
  *
  * An empty slot has the key UINT64_MAX and the row INDEX_EMPTY: a probe compares keys only and
  * stops there. Behind the homes lies a tail of lines for what the last ones push on, and one line
  * that is always empty.
  *
- * Memory   12.8 bytes a slot; 24 bytes a key on the average of loads.
+ * Memory   12.8 bytes a slot.
  * Threads  one owner.
  * Errors   ERR_MEMORY; ERR_LIMIT when keys crowd, which mixed keys do not.
  * Sources  ordered hash tables: Amble & Knuth, The Computer Journal 17(2), 1974.
@@ -33,9 +29,6 @@
 #define INDEX_EMPTY      UINT32_MAX
 #define INDEX_LINE_SLOTS 5u
 
-/* The partitions of a segment, as a power of two; the last segment may have fewer. */
-#define INDEX_SEGMENT_SHIFT 6
-
 struct index_line {
     uint64_t keys[INDEX_LINE_SLOTS];
     uint32_t rows[INDEX_LINE_SLOTS];
@@ -47,7 +40,6 @@ struct index_segment {
     struct index_line *lines;
     uint32_t line_count; /* homes; the tail comes on top */
     uint32_t count;      /* keys */
-    uint64_t scale;      /* line_count, if the segment has all of its partitions; else more */
 };
 
 struct index_slot {
@@ -56,9 +48,8 @@ struct index_slot {
 };
 
 struct table_index {
-    struct index_segment *segments;
-    uint64_t first_key; /* of the first partition */
-    uint32_t first_partition, end_partition, segment_count;
+    struct index_segment *segments; /* one for each partition from first_partition on */
+    uint32_t first_partition, segment_count;
     uint64_t count; /* keys */
     uint64_t bytes; /* allocated */
 };
@@ -77,21 +68,19 @@ bool index_next(const struct table_index *x, uint64_t *key, uint32_t *row);
 
 static inline struct index_segment *index_segment(const struct table_index *x, uint64_t key)
 {
-    return &x->segments[(key - x->first_key) >> (PARTITION_SHIFT + INDEX_SEGMENT_SHIFT)];
+    return &x->segments[partition_of_key(key) - x->first_partition];
 }
 
-static inline uint32_t index_home(const struct table_index *x, const struct index_segment *s,
-                                  uint64_t key)
+static inline uint32_t index_home(const struct index_segment *s, uint64_t key)
 {
-    uint64_t within = (key - x->first_key) << (64 - PARTITION_SHIFT - INDEX_SEGMENT_SHIFT);
-    return (uint32_t)(((unsigned __int128)within * s->scale) >> 64);
+    uint64_t within = key << (64 - PARTITION_SHIFT);
+    return (uint32_t)(((unsigned __int128)within * s->line_count) >> 64);
 }
 
 /* The slot of the key, or of the first larger one, or an empty one; the segment has lines. */
-static inline struct index_slot index_probe(const struct table_index *x,
-                                            const struct index_segment *s, uint64_t key)
+static inline struct index_slot index_probe(const struct index_segment *s, uint64_t key)
 {
-    struct index_line *line = s->lines + index_home(x, s, key);
+    struct index_line *line = s->lines + index_home(s, key);
     for (;; line++) {
         /* Keys ascend and empty slots are largest, so this counts without a branch to mispredict.
            */
@@ -108,7 +97,7 @@ static inline __attribute__((always_inline)) void index_prefetch(const struct ta
                                                                  uint64_t key)
 {
     const struct index_segment *s = index_segment(x, key);
-    __builtin_prefetch(s->lines + index_home(x, s, key));
+    __builtin_prefetch(s->lines + index_home(s, key));
 }
 
 static inline uint32_t index_find(const struct table_index *x, uint64_t key)
@@ -116,7 +105,7 @@ static inline uint32_t index_find(const struct table_index *x, uint64_t key)
     const struct index_segment *s = index_segment(x, key);
     if (s->line_count == 0)
         return INDEX_EMPTY;
-    struct index_slot slot = index_probe(x, s, key);
+    struct index_slot slot = index_probe(s, key);
     return slot.line->keys[slot.at] == key ? slot.line->rows[slot.at] : INDEX_EMPTY;
 }
 

@@ -266,7 +266,7 @@ static void test_memory_bound(void **state)
     struct snapshot_options o = snapshot_model_options(m, 0, "memory/1-1");
     struct snapshot *s = NULL;
     /* The bound of one table: it fits 600 KB of dense buffers, 5 blocks, and few copies. */
-    o.memory_bytes = 1050 << 10;
+    o.memory_bytes = 1200 << 10;
     assert_int_equal(snapshot_begin(&o, &s), ERR_NONE);
     snapshot_step(s, 0);
     for (uint64_t i = 0; i < 20; i++)

@@ -109,10 +109,9 @@ static uint64_t spread(uint64_t bits)
     return bits;
 }
 
-/* All in the 64 partitions of one segment of the index. */
 static uint64_t clustered(uint64_t bits)
 {
-    return partition_first_key(1216) | bits >> 6;
+    return partition_first_key(1234) | bits >> 12;
 }
 
 /* A few keys again and again, at the ends of partitions and of the whole range. */
@@ -286,6 +285,24 @@ static void test_max_rows(void **state)
     table_destroy(t);
 }
 
+/* As a checkpoint is restored: at every moment all rows crowd at the lower end. */
+static void test_ascending(void **state)
+{
+    static const uint64_t counts[] = {1000, 300000, 3000000};
+    float row[STATE_DIM] = {0};
+    make_schema(0);
+    for (size_t k = 0; k < sizeof counts / sizeof counts[0]; k++) {
+        struct table *t;
+        assert_int_equal(table_create(&schema, 0, PARTITION_COUNT, &t), ERR_NONE);
+        for (uint64_t i = 0; i < counts[k]; i++)
+            if (table_load(t, UINT64_MAX / counts[k] * i, row) != ERR_NONE)
+                fail_msg("row %llu of %llu: %s", (unsigned long long)i,
+                         (unsigned long long)counts[k], err_text());
+        assert_int_equal(table_rows(t), counts[k]);
+        table_destroy(t);
+    }
+}
+
 static void test_memory(void **state)
 {
     struct table *t;
@@ -311,7 +328,7 @@ static void test_snapshot_limit(void **state)
     assert_int_equal(table_create(&schema, 0, PARTITION_COUNT, &t), ERR_NONE);
     for (uint32_t i = 0; i < 50; i++)
         change(t, keys, make_batch(i, spread, keys), 1.0f);
-    table_snapshot_begin(t, 16000); /* half of what all copies take */
+    table_snapshot_begin(t, 130000 + 32 * 500);
     for (uint32_t i = 0; i < 50 && table_snapshot_active(t); i++)
         change(t, keys, make_batch(i, spread, keys), 2.0f);
     assert_false(table_snapshot_active(t));
@@ -387,7 +404,7 @@ static void test_no_memory(void **state)
     for (uint32_t i = 0; i < 400; i++) {
         uint32_t count = make_batch(i, i % 2 ? spread : clustered, keys);
         uint64_t before = table_rows(t);
-        mem_fail_nth(1 + i % 2);
+        mem_fail_nth(1 + i % 13);
         enum err e = table_find_or_insert(t, keys, count, rows);
         mem_fail_nth(0);
         failures += e != ERR_NONE;
@@ -420,11 +437,17 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spread),          cmocka_unit_test(test_clustered),
-        cmocka_unit_test(test_extreme),         cmocka_unit_test(test_load),
-        cmocka_unit_test(test_crowded),         cmocka_unit_test(test_max_rows),
-        cmocka_unit_test(test_memory),          cmocka_unit_test(test_snapshot_limit),
-        cmocka_unit_test(test_snapshot_behind), cmocka_unit_test(test_snapshot_of_nothing),
+        cmocka_unit_test(test_spread),
+        cmocka_unit_test(test_clustered),
+        cmocka_unit_test(test_extreme),
+        cmocka_unit_test(test_load),
+        cmocka_unit_test(test_crowded),
+        cmocka_unit_test(test_max_rows),
+        cmocka_unit_test(test_ascending),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_snapshot_limit),
+        cmocka_unit_test(test_snapshot_behind),
+        cmocka_unit_test(test_snapshot_of_nothing),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
