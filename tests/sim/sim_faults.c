@@ -136,7 +136,7 @@ static void ask_to_leave(struct process *p)
     sim.here = NULL;
 }
 
-/* As soon as there is one to fall back on; nobody looks at a checkpoint unless somebody needs it. */
+/* As soon as there is one to fall back on; nobody looks at a checkpoint unless it is needed. */
 static void damage(void *context)
 {
     (void)context;

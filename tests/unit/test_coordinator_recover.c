@@ -36,7 +36,7 @@
     "train: {batch_size: 100, epochs: 6, ranks: 4}\n"                                              \
     "resources: {servers: 2, workers: 2}\n"                                                        \
     "checkpoint: {uri: runs, every_steps: 10}\n"                                                  \
-    "eval: {metrics: [log_loss]}\n" /* an AUC's histogram takes long to make, and is not the matter */
+    "eval: {metrics: [log_loss]}\n" /* an AUC's histogram takes long to make */
 
 static void begin(struct model *m, uint32_t servers, uint32_t workers)
 {

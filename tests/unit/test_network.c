@@ -1,5 +1,5 @@
 /*
- * Goal: a network's logits, loss and gradients are those of lr, fm and mlp, for every loss and input
+ * Goal: logits, loss and gradients of a network are those of lr, fm, mlp, for all losses and input
  * (test_network_layers.c has the other models), and every model's have the same bits for every
  * number of threads.
  *
