@@ -37,8 +37,7 @@ struct owner {
 
     /* the thread's own */
     struct directive *directive;
-    struct holding *holdings;
-    uint32_t holding_count;
+    struct holdings held;
     uint64_t ticked_ms, sized_ms;
 };
 
@@ -103,115 +102,23 @@ uint64_t owner_busy_ms(const struct owner *o)
     return since != 0 && now > since ? now - since : 0;
 }
 
-/* ---- answers ---- */
-
-static void reply_packed(struct rpc_call *call, const ProtobufCMessage *m)
-{
-    size_t size = protobuf_c_message_get_packed_size(m);
-    struct buf *b = buf_create(size > 0 ? size : 1);
-    CHECK(b != NULL);
-    protobuf_c_message_pack(m, buf_data(b));
-    struct chain reply = {0};
-    chain_append(&reply, b, buf_data(b), size);
-    buf_unref(b);
-    rpc_call_reply(call, &reply);
-    chain_deinit(&reply);
-}
-
-void owner_answer(enum request_kind kind, struct rpc_call *call,
-                  Paramd__PushPullReply__Status status, const char *text)
-{
-    if (kind == REQUEST_PUSH_PULL) {
-        Paramd__PushPullReply r = PARAMD__PUSH_PULL_REPLY__INIT;
-        r.status = status;
-        r.message = (char *)text;
-        reply_packed(call, &r.base);
-    } else if (kind == REQUEST_RESUME) {
-        Paramd__ResumeReply r = PARAMD__RESUME_REPLY__INIT;
-        r.status = status;
-        r.message = (char *)text;
-        reply_packed(call, &r.base);
-    } else {
-        Paramd__ReadReply r = PARAMD__READ_REPLY__INIT;
-        r.status = status;
-        r.message = (char *)text;
-        reply_packed(call, &r.base);
-    }
-}
-
-static void send_reply(void *context, enum err code, struct chain *reply)
-{
-    struct rpc_call *call = context;
-    if (code == ERR_NONE)
-        rpc_call_reply(call, reply);
-    else
-        rpc_call_fail(call, code == ERR_MEMORY ? RPC_BUSY : RPC_INVALID, err_text());
-}
-
 /* ---- the thread ---- */
 
-static struct holding *find_holding(struct owner *o, uint32_t shard)
+static void serve(struct owner *o, const struct item *item, uint64_t now)
 {
-    for (uint32_t i = 0; i < o->holding_count; i++)
-        if (o->holdings[i].place.shard == shard)
-            return &o->holdings[i];
-    return NULL;
-}
-
-static void serve(struct owner *o, struct item *item, uint64_t now)
-{
-    struct holding *h = find_holding(o, item->shard);
-    if (h == NULL || h->shard == NULL) {
-        owner_answer(item->kind, item->call, PARAMD__PUSH_PULL_REPLY__STATUS__NOT_FORMED,
-                     "the shard is not formed here");
-        return;
-    }
-    struct chain request = {0};
-    const struct chain *received = rpc_call_request(item->call);
-    chain_share(&request, received, 0, received->size);
-    switch (item->kind) {
-    case REQUEST_PUSH_PULL:
-        shard_push_pull(h->shard, &request, send_reply, item->call, now);
-        break;
-    case REQUEST_RESUME:
-        shard_resume(h->shard, &request, send_reply, item->call);
-        break;
-    case REQUEST_READ:
-        shard_read(h->shard, &request, send_reply, item->call);
-        break;
-    }
-    chain_deinit(&request);
-    holding_begin_due(h, now);
+    struct holding *h = holdings_find(&o->held, item->shard);
+    holding_serve(h, item->kind, item->call, now);
+    if (h != NULL && h->shard != NULL)
+        holding_begin_due(h, now);
 }
 
 static void set_paused(struct owner *o)
 {
     bool paused =
         atomic_load(&o->orphaned) || (o->directive != NULL && o->directive->orders->pause);
-    for (uint32_t i = 0; i < o->holding_count; i++)
-        if (o->holdings[i].shard != NULL)
-            shard_set_paused(o->holdings[i].shard, paused);
-}
-
-static void drop_all(struct owner *o)
-{
-    for (uint32_t i = 0; i < o->holding_count; i++)
-        holding_deinit(&o->holdings[i]);
-    mem_free(o->holdings);
-    o->holdings = NULL;
-    o->holding_count = 0;
-}
-
-static void take_formation(struct owner *o, struct formation *f)
-{
-    drop_all(o);
-    if (f == NULL)
-        return;
-    o->holdings = must_alloc((f->shard_count + 1) * sizeof *o->holdings);
-    for (uint32_t i = o->number; i < f->shard_count; i += o->count) {
-        struct holding *h = &o->holdings[o->holding_count++];
-        holding_init(h, f, i, o->board);
-    }
+    for (uint32_t i = 0; i < o->held.count; i++)
+        if (o->held.items[i].shard != NULL)
+            shard_set_paused(o->held.items[i].shard, paused);
 }
 
 static void take_directive(struct owner *o, uint64_t now)
@@ -224,12 +131,12 @@ static void take_directive(struct owner *o, uint64_t now)
         return;
     struct formation *before = o->directive != NULL ? o->directive->formation : NULL;
     if (d->formation != before)
-        take_formation(o, d->formation);
+        holdings_form(&o->held, d->formation, o->number, o->count, o->board);
     directive_unref(o->directive);
     o->directive = d;
-    for (uint32_t i = 0; d->formation != NULL && i < o->holding_count; i++) {
-        holding_form(&o->holdings[i], now);
-        holding_follow(&o->holdings[i], d->orders->server, now);
+    for (uint32_t i = 0; d->formation != NULL && i < o->held.count; i++) {
+        holding_form(&o->held.items[i], now);
+        holding_follow(&o->held.items[i], d->orders->server, now);
     }
     set_paused(o);
 }
@@ -243,8 +150,8 @@ static void tick(struct owner *o, uint64_t now)
     bool size = now - o->sized_ms >= SIZE_MS;
     if (size)
         o->sized_ms = now;
-    for (uint32_t i = 0; i < o->holding_count; i++) {
-        struct holding *h = &o->holdings[i];
+    for (uint32_t i = 0; i < o->held.count; i++) {
+        struct holding *h = &o->held.items[i];
         bool formed = h->shard != NULL;
         holding_form(h, now);
         if (h->shard == NULL)
@@ -261,8 +168,8 @@ static void tick(struct owner *o, uint64_t now)
 static uint32_t work_on_snapshots(struct owner *o, uint64_t now)
 {
     uint32_t sleep = TICK_MS;
-    for (uint32_t i = 0; i < o->holding_count; i++) {
-        enum snapshot_work left = holding_work(&o->holdings[i], SLICE_NS, now);
+    for (uint32_t i = 0; i < o->held.count; i++) {
+        enum snapshot_work left = holding_work(&o->held.items[i], SLICE_NS, now);
         if (left == SNAPSHOT_MORE)
             sleep = 0;
         else if (left == SNAPSHOT_HELD_UP && sleep > ROOM_MS)
@@ -294,7 +201,7 @@ static void *owner_run(void *context)
         tick(o, now);
         sleep = work_on_snapshots(o, now);
     }
-    drop_all(o);
+    holdings_drop(&o->held);
     directive_unref(o->directive);
     return NULL;
 }

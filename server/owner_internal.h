@@ -1,6 +1,6 @@
 /*
  * owner_internal.h - one shard in the hands of its owner: forming, restoring, snapshots
- * (owner_shard.c).
+ * (owner_shard.c); its requests, and an owner's shards together (owner_serve.c).
  *
  * Threads  the owner's.
  */
@@ -39,5 +39,19 @@ void holding_follow(struct holding *h, const Paramd__Control__ServerOrders *orde
 void holding_begin_due(struct holding *h, uint64_t now_ms);
 enum snapshot_work { SNAPSHOT_NONE, SNAPSHOT_WRITING, SNAPSHOT_HELD_UP, SNAPSHOT_MORE };
 enum snapshot_work holding_work(struct holding *h, uint64_t budget_ns, uint64_t now_ms);
+/* Answers one request, now or later; a shard that is NULL or has no state yet is NOT_FORMED. */
+void holding_serve(struct holding *h, enum request_kind kind, struct rpc_call *call,
+                   uint64_t now_ms);
+
+struct holdings {
+    struct holding *items;
+    uint32_t count;
+};
+
+/* Lets go of all, and takes every owners-th shard of a formation from `number` on; NULL: none. */
+void holdings_form(struct holdings *s, struct formation *f, uint32_t number, uint32_t owners,
+                   struct board *board);
+void holdings_drop(struct holdings *s);
+struct holding *holdings_find(const struct holdings *s, uint32_t shard); /* NULL: not here */
 
 #endif

@@ -38,8 +38,7 @@ struct owner {
     struct item *first, **last;
     uint32_t queued;
     struct directive *next, *directive;
-    struct holding *holdings;
-    uint32_t holding_count;
+    struct holdings holdings;
     bool awake, working, orphaned;
     struct held held[HELD_MAX];
 };
@@ -60,15 +59,6 @@ struct owner *owner_create(struct board *board, uint32_t number, uint32_t count)
     return o;
 }
 
-static void drop_all(struct owner *o)
-{
-    for (uint32_t i = 0; i < o->holding_count; i++)
-        holding_deinit(&o->holdings[i]);
-    mem_free(o->holdings);
-    o->holdings = NULL;
-    o->holding_count = 0;
-}
-
 void owner_destroy(struct owner *o)
 {
     if (o == NULL)
@@ -79,7 +69,7 @@ void owner_destroy(struct owner *o)
         mem_free(o->first);
         o->first = next;
     }
-    drop_all(o);
+    holdings_drop(&o->holdings);
     directive_unref(o->next);
     directive_unref(o->directive);
     mem_free(o);
@@ -120,9 +110,9 @@ uint64_t owner_busy_ms(const struct owner *o)
 static void set_paused(struct owner *o)
 {
     bool paused = o->orphaned || (o->directive != NULL && o->directive->orders->pause);
-    CHECK(o->holding_count <= HELD_MAX);
-    for (uint32_t i = 0; i < o->holding_count; i++) {
-        struct shard *s = o->holdings[i].shard;
+    CHECK(o->holdings.count <= HELD_MAX);
+    for (uint32_t i = 0; i < o->holdings.count; i++) {
+        struct shard *s = o->holdings.items[i].shard;
         struct held *h = &o->held[i];
         if (s != NULL)
             shard_set_paused(s, paused);
@@ -137,8 +127,8 @@ static void set_paused(struct owner *o)
 
 static void check_held(const struct owner *o)
 {
-    for (uint32_t i = 0; i < o->holding_count; i++) {
-        const struct shard *s = o->holdings[i].shard;
+    for (uint32_t i = 0; i < o->holdings.count; i++) {
+        const struct shard *s = o->holdings.items[i].shard;
         if (s != NULL && o->held[i].shard == s && s->consistency.version > o->held[i].bound)
             sim_violation("shard %u is at step %llu; without a leader it was to hold at %llu",
                           s->options.index, (unsigned long long)s->consistency.version,
@@ -146,58 +136,7 @@ static void check_held(const struct owner *o)
     }
 }
 
-/* ---- answers ---- */
-
-static void reply_packed(struct rpc_call *call, const ProtobufCMessage *m)
-{
-    size_t size = protobuf_c_message_get_packed_size(m);
-    uint8_t *bytes = must_alloc(size + 1);
-    protobuf_c_message_pack(m, bytes);
-    struct chain reply = {0};
-    chain_append_copy(&reply, bytes, size);
-    mem_free(bytes);
-    rpc_call_reply(call, &reply);
-}
-
-void owner_answer(enum request_kind kind, struct rpc_call *call,
-                  Paramd__PushPullReply__Status status, const char *text)
-{
-    if (kind == REQUEST_PUSH_PULL) {
-        Paramd__PushPullReply r = PARAMD__PUSH_PULL_REPLY__INIT;
-        r.status = status;
-        r.message = (char *)text;
-        reply_packed(call, &r.base);
-    } else if (kind == REQUEST_RESUME) {
-        Paramd__ResumeReply r = PARAMD__RESUME_REPLY__INIT;
-        r.status = status;
-        r.message = (char *)text;
-        reply_packed(call, &r.base);
-    } else {
-        Paramd__ReadReply r = PARAMD__READ_REPLY__INIT;
-        r.status = status;
-        r.message = (char *)text;
-        reply_packed(call, &r.base);
-    }
-}
-
-static void send_reply(void *context, enum err code, struct chain *reply)
-{
-    struct rpc_call *call = context;
-    if (code == ERR_NONE)
-        rpc_call_reply(call, reply);
-    else
-        rpc_call_fail(call, code == ERR_MEMORY ? RPC_BUSY : RPC_INVALID, err_text());
-}
-
 /* ---- the turns ---- */
-
-static struct holding *find_holding(struct owner *o, uint32_t shard)
-{
-    for (uint32_t i = 0; i < o->holding_count; i++)
-        if (o->holdings[i].place.shard == shard)
-            return &o->holdings[i];
-    return NULL;
-}
 
 /* So much is left beside the parameters, once those do not grow any more. */
 static void limit_memory(struct holding *h)
@@ -213,42 +152,18 @@ static void limit_memory(struct holding *h)
 
 static void serve(struct owner *o, struct item *item, uint64_t now)
 {
-    struct holding *h = find_holding(o, item->shard);
-    if (h == NULL || h->shard == NULL) {
-        owner_answer(item->kind, item->call, PARAMD__PUSH_PULL_REPLY__STATUS__NOT_FORMED,
-                     "the shard is not formed here");
-        return;
+    struct holding *h = holdings_find(&o->holdings, item->shard);
+    bool is_formed = h != NULL && h->shard != NULL;
+    if (is_formed) {
+        limit_memory(h);
+        oracle_before_request(h->shard, rpc_call_request(item->call),
+                              item->kind == REQUEST_PUSH_PULL);
     }
-    struct chain request = {0};
-    const struct chain *received = rpc_call_request(item->call);
-    chain_share(&request, received, 0, received->size);
-    limit_memory(h);
-    oracle_before_request(h->shard, received, item->kind == REQUEST_PUSH_PULL);
-    switch (item->kind) {
-    case REQUEST_PUSH_PULL:
-        shard_push_pull(h->shard, &request, send_reply, item->call, now);
-        break;
-    case REQUEST_RESUME:
-        shard_resume(h->shard, &request, send_reply, item->call);
-        break;
-    case REQUEST_READ:
-        shard_read(h->shard, &request, send_reply, item->call);
-        break;
+    holding_serve(h, item->kind, item->call, now);
+    if (is_formed) {
+        oracle_after_request(h->shard);
+        holding_begin_due(h, now);
     }
-    chain_deinit(&request);
-    oracle_after_request(h->shard);
-    holding_begin_due(h, now);
-}
-
-static void take_formation(struct owner *o, struct formation *f)
-{
-    drop_all(o);
-    memset(o->held, 0, sizeof o->held);
-    if (f == NULL)
-        return;
-    o->holdings = must_alloc((f->shard_count + 1) * sizeof *o->holdings);
-    for (uint32_t i = o->number; i < f->shard_count; i += o->count)
-        holding_init(&o->holdings[o->holding_count++], f, i, o->board);
 }
 
 static void form(struct owner *o, struct holding *h, uint64_t now)
@@ -259,6 +174,12 @@ static void form(struct owner *o, struct holding *h, uint64_t now)
         return;
     sim.count.restores += h->formation->restore[0] != '\0';
     oracle_restored(o->process, h->formation->generation, h->formation->restore);
+}
+
+static void take_formation(struct owner *o, struct formation *f)
+{
+    memset(o->held, 0, sizeof o->held);
+    holdings_form(&o->holdings, f, o->number, o->count, o->board);
 }
 
 static void take_directive(struct owner *o, uint64_t now)
@@ -272,9 +193,9 @@ static void take_directive(struct owner *o, uint64_t now)
         take_formation(o, d->formation);
     directive_unref(o->directive);
     o->directive = d;
-    for (uint32_t i = 0; d->formation != NULL && i < o->holding_count; i++) {
-        form(o, &o->holdings[i], now);
-        holding_follow(&o->holdings[i], d->orders->server, now);
+    for (uint32_t i = 0; d->formation != NULL && i < o->holdings.count; i++) {
+        form(o, &o->holdings.items[i], now);
+        holding_follow(&o->holdings.items[i], d->orders->server, now);
     }
     set_paused(o);
 }
@@ -292,10 +213,10 @@ static void work(void *context)
     struct owner *o = context;
     uint64_t next_us = 0;
     o->working = false;
-    for (uint32_t i = 0; i < o->holding_count; i++) {
-        uint32_t armed = o->holdings[i].snapshot != NULL;
-        enum snapshot_work left = holding_work(&o->holdings[i], SLICE_NS, sim.now_us / 1000);
-        sim.count.snapshots += armed && o->holdings[i].snapshot == NULL;
+    for (uint32_t i = 0; i < o->holdings.count; i++) {
+        uint32_t armed = o->holdings.items[i].snapshot != NULL;
+        enum snapshot_work left = holding_work(&o->holdings.items[i], SLICE_NS, sim.now_us / 1000);
+        sim.count.snapshots += armed && o->holdings.items[i].snapshot == NULL;
         if (left == SNAPSHOT_MORE)
             next_us = 1000;
         else if (left == SNAPSHOT_WRITING && next_us == 0)
@@ -321,8 +242,8 @@ static void turn(void *context)
         mem_free(item);
     }
     check_held(o);
-    for (uint32_t i = 0; i < o->holding_count; i++)
-        if (o->holdings[i].snapshot != NULL)
+    for (uint32_t i = 0; i < o->holdings.count; i++)
+        if (o->holdings.items[i].snapshot != NULL)
             work_soon(o, sim_between(50, 1500));
 }
 
@@ -338,8 +259,8 @@ static void tick(void *context)
 {
     struct owner *o = context;
     uint64_t now = sim.now_us / 1000;
-    for (uint32_t i = 0; i < o->holding_count; i++) {
-        struct holding *h = &o->holdings[i];
+    for (uint32_t i = 0; i < o->holdings.count; i++) {
+        struct holding *h = &o->holdings.items[i];
         bool formed = h->shard != NULL;
         form(o, h, now);
         if (h->shard == NULL)
