@@ -160,9 +160,8 @@ void storage_write_abort(struct storage_writer *w)
         w->backend->write_abort(w);
 }
 
-enum err storage_create_exclusive(const char *uri, const void *data, size_t size)
+enum err storage_write_all(const char *uri, bool overwrite, const void *data, size_t size)
 {
-    const bool overwrite = false;
     struct storage_writer *w;
     enum err e = storage_write_open(uri, overwrite, &w);
     if (e != ERR_NONE)
@@ -173,6 +172,11 @@ enum err storage_create_exclusive(const char *uri, const void *data, size_t size
         return e;
     }
     return storage_write_close(w);
+}
+
+enum err storage_create_exclusive(const char *uri, const void *data, size_t size)
+{
+    return storage_write_all(uri, false, data, size);
 }
 
 enum err storage_remove(const char *uri)

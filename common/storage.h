@@ -67,6 +67,9 @@ enum err storage_write(struct storage_writer *w, const void *data, size_t size) 
 enum err storage_write_close(struct storage_writer *w) MUST_CHECK;
 void storage_write_abort(struct storage_writer *w);          /* accepts NULL */
 
+/* All of a small object at once: durable, whole. `overwrite` false: ERR_EXISTS when it is there. */
+enum err storage_write_all(const char *uri, bool overwrite, const void *data, size_t size)
+    MUST_CHECK;
 /* Durable, whole, first writer wins: ERR_EXISTS for all others. */
 enum err storage_create_exclusive(const char *uri, const void *data, size_t size) MUST_CHECK;
 enum err storage_remove(const char *uri) MUST_CHECK;         /* absent is fine */

@@ -1,8 +1,6 @@
 #include "server/owner.h"
 
-#include <inttypes.h>
 #include <pthread.h>
-#include <string.h>
 
 #include "common/check.h"
 #include "common/clock.h"

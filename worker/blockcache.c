@@ -227,8 +227,6 @@ static enum err map_file(const char *path, void **memory, size_t *size)
             e = err_set_errno(ERR_LIMIT, errno,
                               "block cache: cannot map '%s' (see vm.max_map_count)", path);
     }
-    if (e == ERR_NONE)
-        blockcache_note_use(fd, &info);
     close(fd);
     if (e == ERR_NONE) {
         *memory = map;

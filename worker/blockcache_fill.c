@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/check.h"
@@ -315,7 +316,7 @@ static enum err fill_missing(struct blockcache *c, const uint32_t *missing, uint
     return e;
 }
 
-/* One that is there stays for now. */
+/* One that is there is used now, and so stays. */
 static bool is_there(const struct blockcache *c, uint32_t block)
 {
     static const struct timespec now[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};

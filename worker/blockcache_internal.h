@@ -5,7 +5,6 @@
 #define PARAMD_WORKER_BLOCKCACHE_INTERNAL_H
 
 #include <pthread.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "common/pool.h"
@@ -50,7 +49,6 @@ uint64_t blockcache_limit(const struct blockcache *c);
 /* Before `size` bytes are written: removes what was used longest ago, if that is necessary. `full`:
    the disk is, whatever the limit says. false: there is no room. */
 bool blockcache_make_room(struct blockcache *c, uint64_t size, bool full);
-void blockcache_note_use(int fd, const struct stat *info);
 
 enum err blockcache_prepare_workers(struct blockcache *c) MUST_CHECK;
 void blockcache_free_workers(struct blockcache *c);

@@ -2,10 +2,10 @@
  * blockcache_room.c - the cache's share of the disk: the least recently used blocks go first, of
  * whatever data set they are.
  *
- * A block was used when its file was changed last: mapping sets that time. All processes of a
- * machine that use the directory keep it within the limit together, each by looking at the whole of
- * it now and then; so it may be exceeded by what they write between two looks. A block that is
- * mapped may go: the mapping stays good.
+ * A block was used when its file was changed last: whoever wants it sets that time. All processes
+ * of a machine that use the directory keep it within the limit together, each by looking at the
+ * whole of it now and then; so it may be exceeded by what they write between two looks. A block
+ * that is mapped may go: the mapping stays good.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -22,7 +22,6 @@
 #include "common/mem.h"
 #include "worker/blockcache_internal.h"
 
-#define TOUCH_S      2    /* a use is noted when the last note is older */
 #define LOOKS        16   /* a look at the directory after this share of the limit */
 #define KEEP_PERCENT 90   /* of the limit, when something has to go */
 #define TEMPORARY_S  3600 /* older ones belong to nobody */
@@ -178,12 +177,4 @@ bool blockcache_make_room(struct blockcache *c, uint64_t size, bool full)
                  count, before - c->seen_bytes, limit);
     atomic_fetch_add(&c->removed_blocks, count);
     return fits;
-}
-
-void blockcache_note_use(int fd, const struct stat *info)
-{
-    static const struct timespec now[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_NOW}};
-    /* Not its owner, or a file system mounted read-only: then it goes as one that nobody used. */
-    if (info->st_mtim.tv_sec + TOUCH_S <= time(NULL) && futimens(fd, now) != 0)
-        log_debug("blockcache", "use not noted: %s", strerror(errno));
 }

@@ -44,25 +44,12 @@ static char *part_uri(const struct build *b, uint32_t pass, uint32_t worker)
     return uri;
 }
 
-static enum err write_all(const char *uri, const void *data, size_t size)
-{
-    struct storage_writer *w;
-    enum err e = storage_write_open(uri, true, &w);
-    if (e != ERR_NONE)
-        return e;
-    e = storage_write(w, data, size);
-    if (e == ERR_NONE)
-        return storage_write_close(w);
-    storage_write_abort(w);
-    return e;
-}
-
 static enum err store_part(const struct build *b, uint32_t pass, const struct index_part *part)
 {
     struct str bytes = {0};
     char *uri = part_uri(b, pass, b->o->worker);
     index_part_write(part, &bytes);
-    enum err e = write_all(uri, bytes.data, bytes.size);
+    enum err e = storage_write_all(uri, true, bytes.data, bytes.size);
     mem_free(uri);
     str_deinit(&bytes);
     return e;
@@ -170,11 +157,11 @@ static enum err publish(const struct build *b, struct dataindex *d)
     char *json_uri = index_uri(b->o->uri, d->checksum, "json");
     char *bulk_uri = index_uri(b->o->uri, d->checksum, "bin");
     char *done_uri = storage_join(b->directory, "done");
-    enum err e = write_all(bulk_uri, bulk.data, bulk.size);
+    enum err e = storage_write_all(bulk_uri, true, bulk.data, bulk.size);
     if (e == ERR_NONE)
-        e = write_all(json_uri, json.data, json.size);
+        e = storage_write_all(json_uri, true, json.data, json.size);
     if (e == ERR_NONE)
-        e = write_all(done_uri, d->checksum, strlen(d->checksum));
+        e = storage_write_all(done_uri, true, d->checksum, strlen(d->checksum));
     /* Parts are of no more use; one that cannot be removed does no harm. */
     for (uint32_t w = 0; e == ERR_NONE && w < b->o->worker_count; w++) {
         for (uint32_t pass = 0; pass < 2; pass++) {

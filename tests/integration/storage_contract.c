@@ -52,24 +52,10 @@ static char *under(const char *name)
     return storage_join(base, name); /* a few hundred of them are never freed */
 }
 
-static enum err put_bytes(const char *uri, bool overwrite, const void *data, size_t size)
-{
-    struct storage_writer *w;
-    enum err e = storage_write_open(uri, overwrite, &w);
-    if (e != ERR_NONE)
-        return e;
-    e = storage_write(w, data, size);
-    if (e != ERR_NONE) {
-        storage_write_abort(w);
-        return e;
-    }
-    return storage_write_close(w);
-}
-
 static enum err put(const char *uri, const char *text)
 {
     const bool overwrite = true;
-    return put_bytes(uri, overwrite, text, strlen(text));
+    return storage_write_all(uri, overwrite, text, strlen(text));
 }
 
 static bool holds(const char *uri, const char *text)
@@ -115,7 +101,7 @@ static void sizes(void)
         struct storage_info info;
         snprintf(name, sizeof name, "sizes/%zu", cases[i]);
         uint8_t *bytes = make_bytes(cases[i]);
-        EXPECT(put_bytes(under(name), false, bytes, cases[i]) == ERR_NONE);
+        EXPECT(storage_write_all(under(name), false, bytes, cases[i]) == ERR_NONE);
         EXPECT(storage_stat(under(name), &info) == ERR_NONE);
         EXPECT(info.size == cases[i] && !info.is_directory && info.mark[0] != '\0');
         EXPECT(storage_read_all(under(name), LARGE, &data, &size) == ERR_NONE);
@@ -277,9 +263,9 @@ static void overwriting(void)
     uint8_t *bytes = make_bytes(LARGE);
     EXPECT(put(under("over/file"), "old") == ERR_NONE);
     EXPECT(storage_stat(under("over/file"), &first) == ERR_NONE);
-    EXPECT(put_bytes(under("over/file"), false, "new", 3) == ERR_EXISTS);
+    EXPECT(storage_write_all(under("over/file"), false, "new", 3) == ERR_EXISTS);
     EXPECT(strstr(err_text(), "over/file") != NULL);
-    EXPECT(put_bytes(under("over/file"), false, bytes, LARGE) == ERR_EXISTS);
+    EXPECT(storage_write_all(under("over/file"), false, bytes, LARGE) == ERR_EXISTS);
     EXPECT(holds(under("over/file"), "old"));
     clock_sleep_ms(20); /* marks may go by time */
     EXPECT(put(under("over/file"), "newer") == ERR_NONE);
