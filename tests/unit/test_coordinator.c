@@ -1,8 +1,8 @@
 /*
  * Goal: jobs live as they should, whatever their members, the store and the user do: in order,
- * once, with reasons. Method: the coordinator in a modelled world (tests/support/cluster_model),
- * turn by turn; every case is a whole life and what must be true of it at the end. No threads, no
- * clock.
+ * once, with reasons (how one begins: test_coordinator_submit.c). Method: the coordinator in a
+ * modelled world (tests/support/cluster_model), turn by turn; every case is a whole life and what
+ * must be true of it at the end. No threads, no clock.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,53 +13,7 @@
 
 #include <string.h>
 
-#include "common/mem.h"
-#include "tests/support/cluster_model.h"
-
-#define TURNS 400
-
-/* 10 steps an epoch (1000 examples), 40 in all; drain points every 5. */
-#define JOB(name, more)                                                                            \
-    "name: " name "\n"                                                                             \
-    "data: {format: csv, train: a.csv, eval: b.csv, label: y}\n"                                   \
-    "features: {a: categorical}\n"                                                                 \
-    "model: {type: lr}\n"                                                                          \
-    "train: {batch_size: 100, epochs: 4, ranks: 4, drain_every: 5}\n"                              \
-    "checkpoint: {uri: \"file:runs\", every_steps: 15, keep: 3}\n"                                 \
-    "resources: {servers: 2, workers: 2, shards: 2}\n" more
-
-static Paramd__Control__StatusReply *status_of(struct model *m, const char *job, const char *state)
-{
-    assert_true(model_until(m, job, state, TURNS));
-    return model_status(m, job);
-}
-
-static void done_with(Paramd__Control__StatusReply *s)
-{
-    paramd__control__status_reply__free_unpacked(s, NULL);
-}
-
-/* What whoever submitted it is told; to be freed. */
-static char *refusal_of(struct model *m, const char *job)
-{
-    bool pending = true;
-    for (int i = 0; i < TURNS && pending; i++) {
-        model_turn(m);
-        enum err e = coordinator_submitted(m->c, job, &pending);
-        if (e != ERR_NONE) {
-            assert_int_equal(e, ERR_REFUSED);
-            return must_strdup(err_text());
-        }
-    }
-    fail_msg("job '%s' is not refused", job);
-    return NULL;
-}
-
-static void assert_contains(const char *text, const char *part)
-{
-    if (strstr(text, part) == NULL)
-        fail_msg("'%s' does not contain '%s'", text, part);
-}
+#include "tests/support/coordinator_job.h"
 
 /* ---- a whole life ---- */
 
@@ -192,144 +146,6 @@ static void test_early_stopping(void **state)
     assert_true(s->stopped_early);
     assert_int_equal(s->examples, 0);
     done_with(s);
-    model_deinit(&m);
-}
-
-/* ---- which checkpoint ---- */
-
-static void run_first(struct model *m, const char *name)
-{
-    model_init(m, 2, 2);
-    model_submit(m, name, "");
-    Paramd__Control__StatusReply *s = status_of(m, "", "DONE");
-    done_with(s);
-}
-
-static void test_resume_refused(void **state)
-{
-    struct model m;
-    run_first(&m, JOB("resume", ""));
-    m.members[1].refuses = "1-40";
-    model_submit(&m, JOB("resume", ""), "resume");
-    Paramd__Control__StatusReply *s = status_of(&m, "resume", "DONE");
-    assert_int_equal(s->generation, 2);
-    assert_string_equal(s->checkpoint, "file:runs/resume/2-40");
-    assert_int_equal(s->examples, 1000); /* from 30 */
-    assert_int_equal(s->n_evals, 4);
-    assert_int_equal(s->n_warnings, 1);
-    assert_contains(s->warnings[0], "1-40");
-    assert_contains(s->warnings[0], "block 3: checksum");
-    done_with(s);
-    /* What the two wrote at the end is the same, but for the generation. */
-    const struct model_stored *a = model_find(&m, 1, 40), *b = model_find(&m, 2, 40);
-    assert_string_equal(a->manifest->evals_json, b->manifest->evals_json);
-    model_deinit(&m);
-}
-
-static void test_resume_of_finished(void **state)
-{
-    struct model m;
-    run_first(&m, JOB("over", ""));
-    model_submit(&m, JOB("over", ""), "auto");
-    Paramd__Control__StatusReply *s = status_of(&m, "over", "DONE");
-    assert_string_equal(s->checkpoint, "file:runs/over/1-40");
-    assert_int_equal(m.stored_count, 3);
-    done_with(s);
-    model_deinit(&m);
-}
-
-static void test_all_refused(void **state)
-{
-    struct model m;
-    run_first(&m, JOB("broken", ""));
-    for (uint32_t i = 0; i < m.stored_count; i++)
-        m.stored[i].broken = "MANIFEST.json is cut off";
-    model_submit(&m, JOB("broken", ""), "auto");
-    char *why = refusal_of(&m, "broken");
-    assert_contains(why, "1-40: MANIFEST.json is cut off");
-    assert_contains(why, "--fresh");
-    mem_free(why);
-    model_submit(&m, JOB("broken", ""), "fresh");
-    Paramd__Control__StatusReply *s = status_of(&m, "broken", "DONE");
-    assert_int_equal(s->generation, 2);
-    done_with(s);
-    model_deinit(&m);
-}
-
-static void test_existing(void **state)
-{
-    struct model m;
-    run_first(&m, JOB("twice", ""));
-    model_submit(&m, JOB("twice", ""), "");
-    char *why = refusal_of(&m, "twice");
-    assert_contains(why, "1-40");
-    assert_contains(why, "--resume");
-    assert_contains(why, "--fresh");
-    mem_free(why);
-    /* The one before is untouched: its status, its record, the list of the past. */
-    Paramd__Control__StatusReply *s = status_of(&m, "twice", "DONE");
-    assert_int_equal(s->generation, 1);
-    done_with(s);
-    struct str packed = {0};
-    coordinator_list(m.c, true, m.now, &packed);
-    Paramd__Control__ListReply *list =
-        paramd__control__list_reply__unpack(NULL, packed.size, (const uint8_t *)packed.data);
-    assert_int_equal(list->n_jobs, 1);
-    assert_string_equal(list->jobs[0]->state, "DONE");
-    paramd__control__list_reply__free_unpacked(list, NULL);
-    str_deinit(&packed);
-    for (uint32_t i = 0; i < m.stored_count; i++)
-        checkpoint_manifest_destroy(m.stored[i].manifest);
-    m.stored_count = 0;
-    model_submit(&m, JOB("twice", ""), "auto");
-    why = refusal_of(&m, "twice");
-    assert_contains(why, "the registry names checkpoint 1-40");
-    mem_free(why);
-    model_submit(&m, JOB("nothing", ""), "resume");
-    why = refusal_of(&m, "nothing");
-    assert_contains(why, "no checkpoint to resume from");
-    mem_free(why);
-    s = model_status(&m, "nothing");
-    assert_false(s->found);
-    done_with(s);
-    model_deinit(&m);
-}
-
-static void test_store_away(void **state)
-{
-    struct model m;
-    model_init(&m, 2, 2);
-    m.store_away = true;
-    model_submit(&m, JOB("away", ""), "");
-    for (int i = 0; i < 50; i++)
-        model_turn(&m);
-    Paramd__Control__StatusReply *s = status_of(&m, "away", "QUEUED");
-    assert_contains(s->why, "the store is away");
-    done_with(s);
-    /* Nobody waits for ever; and what was refused does not come to life later. */
-    coordinator_withdraw(m.c, "away", m.now);
-    char *why = refusal_of(&m, "away");
-    assert_contains(why, "the store is away");
-    mem_free(why);
-    m.store_away = false;
-    for (int i = 0; i < 50; i++)
-        model_turn(&m);
-    s = model_status(&m, "away");
-    assert_false(s->found);
-    done_with(s);
-    assert_int_equal(m.record_count, 0);
-    model_submit(&m, JOB("away", ""), "");
-    assert_true(model_until(&m, "away", "RUNNING", TURNS));
-    coordinator_withdraw(m.c, "away", m.now); /* too late: it is taken */
-    m.store_away = true;
-    for (int i = 0; i < 60; i++)
-        model_turn(&m);
-    s = status_of(&m, "away", "FINISHING"); /* trained to the end, waits to commit it */
-    assert_int_equal(s->step, 40);
-    done_with(s);
-    m.store_away = false;
-    done_with(status_of(&m, "away", "DONE"));
-    assert_non_null(model_find(&m, 1, 40));
     model_deinit(&m);
 }
 
@@ -523,25 +339,6 @@ static void test_failures(void **state)
     }
 }
 
-static void test_refused_jobs(void **state)
-{
-    struct model m;
-    model_init(&m, 2, 2);
-    Paramd__Control__SubmitRequest r = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
-    const char *job;
-    r.job_yaml = (char *)JOB("same", "");
-    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_NONE);
-    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_NONE); /* a repeated request */
-    r.fresh = true;
-    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_EXISTS);
-    r.resume = true;
-    r.job_yaml = (char *)JOB("both", "");
-    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_INPUT);
-    r.job_yaml = (char *)"model: {";
-    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_INPUT);
-    model_deinit(&m);
-}
-
 /* ---- messages ---- */
 
 static void test_messages(void **state)
@@ -588,45 +385,15 @@ static void test_messages(void **state)
     model_deinit(&m);
 }
 
-static void test_eval_mode(void **state)
-{
-    struct model m;
-    run_first(&m, JOB("model", ""));
-    model_submit_eval(&m, JOB("model", ""), "file:runs/model/1-30/");
-    Paramd__Control__StatusReply *s = status_of(&m, "model", "DONE");
-    assert_int_equal(s->n_evals, 1);
-    assert_int_equal(s->evals[0]->step, 30);
-    assert_string_equal(s->checkpoint, "file:runs/model/1-30");
-    assert_int_equal(m.stored_count, 3);
-    done_with(s);
-    model_submit_eval(&m, JOB("model", ""), "file:runs/model/9-30");
-    char *why = refusal_of(&m, "model");
-    assert_contains(why, "there is no manifest");
-    mem_free(why);
-    model_deinit(&m);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole_job),
-        cmocka_unit_test(test_layout_and_leases),
-        cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_early_stopping),
-        cmocka_unit_test(test_resume_refused),
-        cmocka_unit_test(test_resume_of_finished),
-        cmocka_unit_test(test_all_refused),
-        cmocka_unit_test(test_existing),
-        cmocka_unit_test(test_store_away),
-        cmocka_unit_test(test_arm_refused),
-        cmocka_unit_test(test_final_abandoned),
-        cmocka_unit_test(test_max_age),
-        cmocka_unit_test(test_checkpoint_now),
-        cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_refused_jobs),
+        cmocka_unit_test(test_whole_job),   cmocka_unit_test(test_layout_and_leases),
+        cmocka_unit_test(test_queue),       cmocka_unit_test(test_early_stopping),
+        cmocka_unit_test(test_arm_refused), cmocka_unit_test(test_final_abandoned),
+        cmocka_unit_test(test_max_age),     cmocka_unit_test(test_checkpoint_now),
+        cmocka_unit_test(test_stop),        cmocka_unit_test(test_failures),
         cmocka_unit_test(test_messages),
-        cmocka_unit_test(test_eval_mode),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

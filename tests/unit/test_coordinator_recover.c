@@ -35,7 +35,7 @@
     "optimizer: {linear: {learning_rate: 0.1}}\n"                                                  \
     "train: {batch_size: 100, epochs: 6, ranks: 4}\n"                                              \
     "resources: {servers: 2, workers: 2}\n"                                                        \
-    "checkpoint: {uri: runs, every_steps: 10}\n"                                                  \
+    "checkpoint: {uri: runs, every_steps: 10}\n"                                                   \
     "eval: {metrics: [log_loss]}\n" /* an AUC's histogram takes long to make */
 
 static void begin(struct model *m, uint32_t servers, uint32_t workers)

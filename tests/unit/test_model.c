@@ -263,85 +263,86 @@ static const struct model_case deep = {.dim = 4,
                                        .table_count = 2,
                                        .slot_count = {3, 1}};
 
+static const struct {
+    enum model_type type;
+    uint32_t low_rank;
+    enum cross_structure structure;
+    bool has_wide;
+    struct expected_layer layers[8];
+    uint32_t count;
+} presets[] = {
+    {MODEL_FFM, 0, 0, true, {{"ffm", LAYER_FIELD_TERMS, 0, 1, 0}}, 1},
+    {MODEL_WIDE_DEEP,
+     0,
+     0,
+     true,
+     {{"input", LAYER_INPUT, 0, 19, 0},
+      {"wide", LAYER_TERMS, 0, 1, 0},
+      {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+      {"deep_output", LAYER_LINEAR, 8, 1, 0},
+      {"output", LAYER_SUM, 2, 1, 0}},
+     5},
+    {MODEL_DEEPFM,
+     0,
+     0,
+     true,
+     {{"input", LAYER_INPUT, 0, 19, 0},
+      {"wide", LAYER_TERMS, 0, 1, 0},
+      {"fm", LAYER_FM, 16, 1, 0},
+      {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+      {"deep_output", LAYER_LINEAR, 8, 1, 0},
+      {"output", LAYER_SUM, 3, 1, 0}},
+     6},
+    {MODEL_DCN,
+     0,
+     STRUCTURE_STACKED,
+     false,
+     {{"input", LAYER_INPUT, 0, 19, 0},
+      {"cross0", LAYER_CROSS, 19, 19, 0},
+      {"cross1", LAYER_CROSS, 19, 19, 0},
+      {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+      {"output", LAYER_LINEAR, 8, 1, 0}},
+     5},
+    {MODEL_DCN,
+     5,
+     STRUCTURE_PARALLEL,
+     false,
+     {{"input", LAYER_INPUT, 0, 19, 0},
+      {"cross0", LAYER_CROSS, 19, 19, 0},
+      {"cross1", LAYER_CROSS, 19, 19, 0},
+      {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
+      {"output.in", LAYER_CONCAT, 27, 27, 0},
+      {"output", LAYER_LINEAR, 27, 1, 0}},
+     6},
+    {MODEL_DLRM,
+     0,
+     0,
+     false,
+     {{"input", LAYER_INPUT, 0, 19, 0},
+      {"bottom0", LAYER_LINEAR, 3, 6, ACTIVATION_RELU},
+      {"bottom1", LAYER_LINEAR, 6, 4, ACTIVATION_RELU},
+      {"dot.in", LAYER_CONCAT, 20, 20, 0},
+      {"dot", LAYER_DOT, 20, 10, 0},
+      {"top.in", LAYER_CONCAT, 14, 14, 0},
+      {"top0", LAYER_LINEAR, 14, 8, ACTIVATION_RELU},
+      {"output", LAYER_LINEAR, 8, 1, 0}},
+     8},
+};
+
 static void test_presets(void **state)
 {
-    static const struct {
-        enum model_type type;
-        uint32_t low_rank;
-        enum cross_structure structure;
-        bool has_wide;
-        struct expected_layer layers[8];
-        uint32_t count;
-    } cases[] = {
-        {MODEL_FFM, 0, 0, true, {{"ffm", LAYER_FIELD_TERMS, 0, 1, 0}}, 1},
-        {MODEL_WIDE_DEEP,
-         0,
-         0,
-         true,
-         {{"input", LAYER_INPUT, 0, 19, 0},
-          {"wide", LAYER_TERMS, 0, 1, 0},
-          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
-          {"deep_output", LAYER_LINEAR, 8, 1, 0},
-          {"output", LAYER_SUM, 2, 1, 0}},
-         5},
-        {MODEL_DEEPFM,
-         0,
-         0,
-         true,
-         {{"input", LAYER_INPUT, 0, 19, 0},
-          {"wide", LAYER_TERMS, 0, 1, 0},
-          {"fm", LAYER_FM, 16, 1, 0},
-          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
-          {"deep_output", LAYER_LINEAR, 8, 1, 0},
-          {"output", LAYER_SUM, 3, 1, 0}},
-         6},
-        {MODEL_DCN,
-         0,
-         STRUCTURE_STACKED,
-         false,
-         {{"input", LAYER_INPUT, 0, 19, 0},
-          {"cross0", LAYER_CROSS, 19, 19, 0},
-          {"cross1", LAYER_CROSS, 19, 19, 0},
-          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
-          {"output", LAYER_LINEAR, 8, 1, 0}},
-         5},
-        {MODEL_DCN,
-         5,
-         STRUCTURE_PARALLEL,
-         false,
-         {{"input", LAYER_INPUT, 0, 19, 0},
-          {"cross0", LAYER_CROSS, 19, 19, 0},
-          {"cross1", LAYER_CROSS, 19, 19, 0},
-          {"deep0", LAYER_LINEAR, 19, 8, ACTIVATION_RELU},
-          {"output.in", LAYER_CONCAT, 27, 27, 0},
-          {"output", LAYER_LINEAR, 27, 1, 0}},
-         6},
-        {MODEL_DLRM,
-         0,
-         0,
-         false,
-         {{"input", LAYER_INPUT, 0, 19, 0},
-          {"bottom0", LAYER_LINEAR, 3, 6, ACTIVATION_RELU},
-          {"bottom1", LAYER_LINEAR, 6, 4, ACTIVATION_RELU},
-          {"dot.in", LAYER_CONCAT, 20, 20, 0},
-          {"dot", LAYER_DOT, 20, 10, 0},
-          {"top.in", LAYER_CONCAT, 14, 14, 0},
-          {"top0", LAYER_LINEAR, 14, 8, ACTIVATION_RELU},
-          {"output", LAYER_LINEAR, 8, 1, 0}},
-         8},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++) {
         struct model_job j;
         struct model_case c = deep;
-        c.type = cases[i].type;
-        c.low_rank = cases[i].low_rank;
-        c.structure = cases[i].structure;
+        c.type = presets[i].type;
+        c.low_rank = presets[i].low_rank;
+        c.structure = presets[i].structure;
         c.dense_width = c.type == MODEL_FFM ? 0 : 3;
         struct model *m = make(&j, &c);
-        check_layers(m, cases[i].layers, cases[i].count);
+        check_layers(m, presets[i].layers, presets[i].count);
         const struct schema_table *t = &m->schema->tables[0];
-        assert_int_equal(t->component_count, 1 + cases[i].has_wide);
-        assert_string_equal(t->components[0].name, cases[i].has_wide ? "w" : "v");
+        assert_int_equal(t->component_count, 1 + presets[i].has_wide);
+        assert_string_equal(t->components[0].name, presets[i].has_wide ? "w" : "v");
         assert_int_equal(t->components[t->component_count - 1].dim, c.type == MODEL_FFM ? 16 : 4);
         model_destroy(m);
     }

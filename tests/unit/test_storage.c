@@ -348,79 +348,80 @@ static void test_faults(void **state)
 
 /* The trees are made once; "stands_for" is "file[column=value,…]" in order, or NULL with the
  * error's text. */
+static const char *const expand_tree[] = {
+    "x/csv/b.csv",
+    "x/csv/a.csv",
+    "x/csv/_meta",
+    "x/csv/.crc",
+    "x/csv/c.txt",
+    "x/done/part-1",
+    "x/done/part-0",
+    "x/done/_SUCCESS",
+    "x/undone/part-0",
+    "x/days/day=2/part-0",
+    "x/days/day=1/hour=0/part-0",
+    "x/days/_SUCCESS",
+    "x/d/day=2%2F3/part-0",
+    "x/d/day=1/part-0",
+    "x/d/day=1/part-1",
+    "x/d/_SUCCESS",
+    "x/open/day=1/part-0",
+    "x/nested/a/f",
+    "x/odd/[1]*.csv",
+    "x/odd/1.csv",
+    "x/_h/f",
+    "x/none/_only",
+};
+static const struct {
+    const char *patterns[3];
+    enum err err;
+    const char *stands_for;
+} expand_cases[] = {
+    {{"x/csv/a.csv"}, ERR_NONE, "x/csv/a.csv "},
+    {{"x/csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv x/csv/c.txt "},
+    {{"x/csv/"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv x/csv/c.txt "},
+    {{"x/csv/*.csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv "},
+    {{"file:x/csv/*.csv"}, ERR_NONE, "file:./x/csv/a.csv file:./x/csv/b.csv "},
+    {{"x/*/[ab].csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv "},
+    {{"?/csv/b.csv"}, ERR_NONE, "x/csv/b.csv "},
+    {{"x/csv/_*"}, ERR_NONE, "x/csv/_meta "},
+    {{"x/csv/*.csv", "x/csv/b.csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv "},
+    {{"x/done", "x/csv/c.txt"}, ERR_NONE, "x/csv/c.txt x/done/part-0 x/done/part-1 "},
+    {{"x/undone"}, ERR_INPUT, "_SUCCESS"},
+    {{"x/undone/part-*"}, ERR_NONE, "x/undone/part-0 "},
+    {{"x/d"},
+     ERR_NONE,
+     "x/d/day=1/part-0[day=1] x/d/day=1/part-1[day=1] x/d/day=2%2F3/part-0[day=2/3] "},
+    {{"x/d/day=*"},
+     ERR_NONE,
+     "x/d/day=1/part-0[day=1] x/d/day=1/part-1[day=1] x/d/day=2%2F3/part-0[day=2/3] "},
+    {{"x/d/day=1"}, ERR_NONE, "x/d/day=1/part-0 x/d/day=1/part-1 "},
+    {{"x/*/day=1/hour=*/part-0"}, ERR_NONE, "x/days/day=1/hour=0/part-0[hour=0] "},
+    {{"x/days"}, ERR_INPUT, "different key=value levels"},
+    {{"x/open"}, ERR_INPUT, "_SUCCESS"},
+    {{"x/open/day=1"}, ERR_INPUT, "_SUCCESS"},
+    {{"x/nested"}, ERR_INPUT, "'a'"},
+    {{"x/nested/*"}, ERR_NONE, "x/nested/a/f "},
+    {{"x/odd/[1]*.csv"}, ERR_NONE, "x/odd/[1]*.csv "},
+    {{"x/odd/[1].csv"}, ERR_NONE, "x/odd/1.csv "},
+    {{"x/_h"}, ERR_NONE, "x/_h/f "},
+    {{"x/*/nowhere"}, ERR_NOT_FOUND, "x/*/nowhere"},
+    {{"x/nowhere"}, ERR_NOT_FOUND, "x/nowhere"},
+    {{"x/nowhere/*"}, ERR_NOT_FOUND, "x/nowhere/*"},
+    {{"x/none"}, ERR_NOT_FOUND, "stands for no file"},
+    {{"ftp://x/y"}, ERR_UNSUPPORTED, "ftp"},
+};
+
 static void test_expand(void **state)
 {
-    static const char *const tree[] = {
-        "x/csv/b.csv",
-        "x/csv/a.csv",
-        "x/csv/_meta",
-        "x/csv/.crc",
-        "x/csv/c.txt",
-        "x/done/part-1",
-        "x/done/part-0",
-        "x/done/_SUCCESS",
-        "x/undone/part-0",
-        "x/days/day=2/part-0",
-        "x/days/day=1/hour=0/part-0",
-        "x/days/_SUCCESS",
-        "x/d/day=2%2F3/part-0",
-        "x/d/day=1/part-0",
-        "x/d/day=1/part-1",
-        "x/d/_SUCCESS",
-        "x/open/day=1/part-0",
-        "x/nested/a/f",
-        "x/odd/[1]*.csv",
-        "x/odd/1.csv",
-        "x/_h/f",
-        "x/none/_only",
-    };
-    static const struct {
-        const char *patterns[3];
-        enum err err;
-        const char *stands_for;
-    } cases[] = {
-        {{"x/csv/a.csv"}, ERR_NONE, "x/csv/a.csv "},
-        {{"x/csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv x/csv/c.txt "},
-        {{"x/csv/"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv x/csv/c.txt "},
-        {{"x/csv/*.csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv "},
-        {{"file:x/csv/*.csv"}, ERR_NONE, "file:./x/csv/a.csv file:./x/csv/b.csv "},
-        {{"x/*/[ab].csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv "},
-        {{"?/csv/b.csv"}, ERR_NONE, "x/csv/b.csv "},
-        {{"x/csv/_*"}, ERR_NONE, "x/csv/_meta "},
-        {{"x/csv/*.csv", "x/csv/b.csv"}, ERR_NONE, "x/csv/a.csv x/csv/b.csv "},
-        {{"x/done", "x/csv/c.txt"}, ERR_NONE, "x/csv/c.txt x/done/part-0 x/done/part-1 "},
-        {{"x/undone"}, ERR_INPUT, "_SUCCESS"},
-        {{"x/undone/part-*"}, ERR_NONE, "x/undone/part-0 "},
-        {{"x/d"},
-         ERR_NONE,
-         "x/d/day=1/part-0[day=1] x/d/day=1/part-1[day=1] x/d/day=2%2F3/part-0[day=2/3] "},
-        {{"x/d/day=*"},
-         ERR_NONE,
-         "x/d/day=1/part-0[day=1] x/d/day=1/part-1[day=1] x/d/day=2%2F3/part-0[day=2/3] "},
-        {{"x/d/day=1"}, ERR_NONE, "x/d/day=1/part-0 x/d/day=1/part-1 "},
-        {{"x/*/day=1/hour=*/part-0"}, ERR_NONE, "x/days/day=1/hour=0/part-0[hour=0] "},
-        {{"x/days"}, ERR_INPUT, "different key=value levels"},
-        {{"x/open"}, ERR_INPUT, "_SUCCESS"},
-        {{"x/open/day=1"}, ERR_INPUT, "_SUCCESS"},
-        {{"x/nested"}, ERR_INPUT, "'a'"},
-        {{"x/nested/*"}, ERR_NONE, "x/nested/a/f "},
-        {{"x/odd/[1]*.csv"}, ERR_NONE, "x/odd/[1]*.csv "},
-        {{"x/odd/[1].csv"}, ERR_NONE, "x/odd/1.csv "},
-        {{"x/_h"}, ERR_NONE, "x/_h/f "},
-        {{"x/*/nowhere"}, ERR_NOT_FOUND, "x/*/nowhere"},
-        {{"x/nowhere"}, ERR_NOT_FOUND, "x/nowhere"},
-        {{"x/nowhere/*"}, ERR_NOT_FOUND, "x/nowhere/*"},
-        {{"x/none"}, ERR_NOT_FOUND, "stands for no file"},
-        {{"ftp://x/y"}, ERR_UNSUPPORTED, "ftp"},
-    };
-    for (size_t i = 0; i < sizeof tree / sizeof tree[0]; i++)
-        put(tree[i], "data");
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (size_t i = 0; i < sizeof expand_tree / sizeof expand_tree[0]; i++)
+        put(expand_tree[i], "data");
+    for (size_t i = 0; i < sizeof expand_cases / sizeof expand_cases[0]; i++) {
         size_t count = 0;
-        while (cases[i].patterns[count] != NULL)
+        while (expand_cases[i].patterns[count] != NULL)
             count++;
         struct storage_files f = {0};
-        enum err e = storage_expand(cases[i].patterns, count, &f);
+        enum err e = storage_expand(expand_cases[i].patterns, count, &f);
         struct str got = {0};
         str_append(&got, "");
         for (size_t k = 0; k < f.count; k++) {
@@ -431,12 +432,12 @@ static void test_expand(void **state)
                                   f.files[k].column_values[c]);
             str_append(&got, " ");
         }
-        if (e != cases[i].err)
-            fail_msg("%s: %s: %s", cases[i].patterns[0], err_name(e), err_text());
+        if (e != expand_cases[i].err)
+            fail_msg("%s: %s: %s", expand_cases[i].patterns[0], err_name(e), err_text());
         if (e == ERR_NONE)
-            assert_string_equal(got.data, cases[i].stands_for);
+            assert_string_equal(got.data, expand_cases[i].stands_for);
         else
-            assert_text_has(cases[i].stands_for);
+            assert_text_has(expand_cases[i].stands_for);
         str_deinit(&got);
         storage_files_deinit(&f);
     }
