@@ -3,6 +3,7 @@
 #   make                 programs into build/
 #   make demo            installs what is missing (Debian, Ubuntu), builds, trains a small model and kills a server
 #   make test            the same, then all tests
+#   make cuda-toolkit    a CUDA toolkit from Python wheels into build/cuda-toolkit, to build the GPU backend with
 #   make soak            what chance decides, many times over: the simulator, kills, cuts
 #   make BUILD=debug     into build/debug; likewise BUILD=asan, BUILD=tsan
 #   make ARCH=-march=native
@@ -115,7 +116,7 @@ TEMPORARY = $@.$$$$
 PLACE = || { rm -f $(TEMPORARY); exit 1; }; mv -f $(TEMPORARY) $@
 DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
-.PHONY: all tests benches soak run-soak demo run-demo test run-test test-torch test-storage test-sanitizers bench lint format install clean docs deps FORCE
+.PHONY: cuda-toolkit all tests benches soak run-soak demo run-demo test run-test test-torch test-storage test-sanitizers bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS)
 tests: all $(TESTS) $(TOOLS) $(SIM)
@@ -205,6 +206,8 @@ $(SIM): $(SIM_O) $(GEN_O)
 # been missing.
 deps:
 	deploy/install-deps.sh
+cuda-toolkit:
+	deploy/cuda-toolkit.sh build/cuda-toolkit
 demo:
 	deploy/install-deps.sh
 	$(MAKE) run-demo
