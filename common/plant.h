@@ -39,7 +39,7 @@
     X(move_before_record, "6", "ranks move before their leases are recorded")                      \
     X(verdict_before_record, "6", "a verdict is given before it is recorded")                      \
     X(verdict_forgotten, "6", "a new leader does not know the last verdict")                       \
-    X(end_over_successor, "6", "the end of a job is recorded over the one submitted after it")     \
+    X(end_over_successor, "6", "a job begins before the end of the one before it is recorded")     \
     X(answers_unasked, "6", "what a server said before it knew the question counts as its answer") \
     X(old_term_followed, "6", "a member follows orders of an earlier leader")                      \
     X(term_not_fenced, "6", "the registry takes writes of a deposed leader")                       \

@@ -310,7 +310,6 @@ enum err coordinator_submit(struct coordinator *c, const Paramd__Control__Submit
     *end = j;
     job_note(c, j, COORDINATOR_INFO, "submitted mode=%s servers=%u workers=%u ranks=%u hash=%.12s",
              j->mode, j->server_count, j->worker_count, j->job->train.ranks, j->job->hash);
-    pick_ask(c, j, now_ms);
     *job_out = j->name;
     advance(c, now_ms);
     return ERR_NONE;

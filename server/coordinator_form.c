@@ -100,7 +100,9 @@ static bool members_suffice(struct coordinator *c, struct job_run *j, uint64_t n
 static void pick_again(struct coordinator *c, struct job_run *j, uint64_t now)
 {
     bool asking = j->pick == PICK_LIST || j->pick == PICK_READ;
-    if (asking && j->action_id == 0 && now >= j->retry_ms)
+    if (!j->taken && j->pick == PICK_LIST && record_awaits_end(c, j))
+        job_set_why(j, "waits until the registry has the end of the job of this name before it");
+    else if (asking && j->action_id == 0 && now >= j->retry_ms)
         pick_ask(c, j, now);
 }
 

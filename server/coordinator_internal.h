@@ -364,6 +364,9 @@ void record_begin(struct coordinator *c, struct job_run *j, enum record_what wha
 /* Writes it for what is only remembered, not decided by it. */
 void record_note(struct coordinator *c, const struct job_run *j);
 void record_step(struct coordinator *c, struct job_run *j, uint64_t now);
+/* The registry does not have the end of an earlier job of this name yet: what it says of
+ * checkpoints and generations is behind, and that end would be written over what comes after it. */
+bool record_awaits_end(const struct coordinator *c, const struct job_run *j);
 void record_result(struct coordinator *c, struct job_run *j, const struct coordinator_result *r,
                    uint64_t now);
 

@@ -187,22 +187,16 @@ void record_note(struct coordinator *c, const struct job_run *j)
     act_record(c, j);
 }
 
-/* A later job has the name, and the record: writing the end of this one would undo that. */
-static bool is_superseded(const struct job_run *j)
+bool record_awaits_end(const struct coordinator *c, const struct job_run *j)
 {
-    for (const struct job_run *k = j->next; job_is_over(j) && k != NULL; k = k->next)
-        if (strcmp(k->name, j->name) == 0 && (k->taken || k->recording != RECORD_NONE))
+    for (const struct job_run *k = c->jobs; k != j; k = k->next)
+        if (k->recording == RECORD_END && strcmp(k->name, j->name) == 0)
             return !PLANT(end_over_successor);
     return false;
 }
 
 void record_step(struct coordinator *c, struct job_run *j, uint64_t now)
 {
-    if (j->recording == RECORD_END && j->record_id == 0 && is_superseded(j)) {
-        j->recording = RECORD_NONE;
-        remember(c, j);
-        return;
-    }
     if (j->recording != RECORD_NONE && j->record_id == 0 && now >= j->record_retry_ms)
         record_begin(c, j, j->recording, now);
 }

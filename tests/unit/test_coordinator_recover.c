@@ -493,7 +493,8 @@ static void test_registry_away(void **state)
     model_deinit(&m);
 }
 
-/* The end of a job that could not be recorded must not overwrite what its successor recorded. */
+/* A job waits for the end of the one before it, which was recorded late: else that would be written
+ * over it. */
 static void test_end_is_not_recorded_late(void **state)
 {
     struct model m;
@@ -506,12 +507,52 @@ static void test_end_is_not_recorded_late(void **state)
     model_turn(&m);
     m.registry_away = false;
     model_submit(&m, YAML, "auto");
-    assert_int_equal(m.generation_recorded, 2);
     for (int i = 0; i < 30; i++) {
+        uint64_t before = m.generation_recorded;
         model_turn(&m);
-        assert_int_equal(m.generation_recorded, 2);
+        assert_true(m.generation_recorded >= before);
     }
+    assert_int_equal(m.generation_recorded, 2);
+    assert_int_equal(m.past_count, 1); /* and the history has both */
     finish(&m, 2, 0);
+    assert_int_equal(m.past_count, 2);
+    model_deinit(&m);
+}
+
+/* The last checkpoint of a job is known by the record of its end: one submitted again before that
+ * is written must not take an empty listing for a job that never had any. */
+static void test_end_names_the_checkpoint(void **state)
+{
+    struct model m;
+    model_init(&m, 2, 2);
+    m.steps_a_turn = 1;
+    model_submit(&m, YAML, "");
+    assert_true(model_until(&m, "job", "RUNNING", TURNS));
+    model_turn(&m);
+    m.registry_away = true;
+    Paramd__Control__StopRequest stop = PARAMD__CONTROL__STOP_REQUEST__INIT;
+    stop.job = (char *)"job";
+    stop.checkpoint = true;
+    assert_int_equal(coordinator_stop(m.c, &stop, m.now), ERR_NONE);
+    assert_true(model_until(&m, "job", "STOPPED", TURNS));
+    uint32_t stored = m.stored_count;
+    assert_true(stored > 0);
+    m.stored_count = 0;
+    m.registry_away = false;
+    Paramd__Control__SubmitRequest r = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
+    const char *job;
+    r.job_yaml = (char *)YAML;
+    r.resume_auto = true;
+    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_NONE);
+    bool pending = true;
+    for (int i = 0; i < 30 && pending; i++) {
+        model_turn(&m);
+        if (coordinator_submitted(m.c, "job", &pending) != ERR_NONE)
+            pending = false;
+    }
+    assert_int_equal(coordinator_submitted(m.c, "job", &pending), ERR_REFUSED);
+    assert_non_null(strstr(err_text(), "does not list it"));
+    m.stored_count = stored;
     model_deinit(&m);
 }
 
@@ -538,6 +579,7 @@ int main(void)
         cmocka_unit_test(test_queue_and_past_survive),
         cmocka_unit_test(test_registry_away),
         cmocka_unit_test(test_end_is_not_recorded_late),
+        cmocka_unit_test(test_end_names_the_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
