@@ -62,8 +62,10 @@ static enum err open_model(struct predict *p, const char *checkpoint, const stru
                                       .threads = 1};
     if (!err)
         err = dataset_open(&options, &p->dataset);
-    struct network_options network = {p->store.model, compute_cpu(), NULL, BATCH,
-                                      p->store.job->seed};
+    struct network_options network = {.model = p->store.model,
+                                      .compute = compute_cpu(),
+                                      .max_examples = BATCH,
+                                      .seed = p->store.job->seed};
     if (!err)
         err = network_create(&network, &p->network);
     p->logits = mem_alloc_array(BATCH * p->store.model->output_width, sizeof *p->logits);

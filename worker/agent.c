@@ -47,8 +47,8 @@ enum err agent_start(const struct daemon_settings *settings, void (*poke)(void *
     a->poke = poke;
     a->context = context;
     a->cache_directory = cache_directory(settings);
-    a->device_class = must_format("%s %s paramd %s", compute_cpu()->name, compute_cpu()->family(),
-                                  PARAMD_VERSION);
+    a->device_class = must_format("%s %s paramd %s", compute_cpu()->name,
+                                  compute_cpu()->family(NULL), PARAMD_VERSION);
     a->cores = machine_cores();
     CHECK(pthread_mutex_init(&a->lock, NULL) == 0);
     init_clock_condition(&a->changed);

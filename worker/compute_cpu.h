@@ -13,6 +13,7 @@
 #define PARAMD_WORKER_COMPUTE_CPU_H
 
 #include "worker/compute.h"
+#include "worker/network.h"
 
 /* Rows of one piece of work. Results depend on it only where partial sums are added. */
 #define CPU_CHUNK_ROWS 256u
@@ -47,36 +48,39 @@ static inline uint32_t cpu_divide(struct cpu_divisor d, uint32_t x)
     return d.magic == 0 ? x : (uint32_t)(((unsigned __int128)d.magic * x) >> 64);
 }
 
+/* A device for one expression: CPU_DEVICE(pool). */
+#define CPU_DEVICE(threads) (&(struct device){.compute = compute_cpu(), .pool = (threads)})
+
 void cpu_gemm_init(void); /* once in a process */
-const char *cpu_gemm_family(void);
-void cpu_gemm_forward(struct pool *pool, const struct compute_gemm *g);
-void cpu_gemm_input(struct pool *pool, const struct compute_gemm *g);
-void cpu_gemm_weight(struct pool *pool, const struct compute_gemm *g);
+const char *cpu_gemm_family(const struct device *device);
+void cpu_gemm_forward(struct device *device, const struct compute_gemm *g);
+void cpu_gemm_input(struct device *device, const struct compute_gemm *g);
+void cpu_gemm_weight(struct device *device, const struct compute_gemm *g);
 
-void cpu_activate(struct pool *pool, const struct compute_activate *a);
-void cpu_activate_back(struct pool *pool, const struct compute_activate_back *a);
-void cpu_column_sums(struct pool *pool, const struct compute_columns *c);
-void cpu_norm(struct pool *pool, const struct compute_norm *c);
-void cpu_norm_back(struct pool *pool, const struct compute_norm_back *c);
-void cpu_dropout(struct pool *pool, const struct compute_dropout *d);
-void cpu_multiply(struct pool *pool, const struct compute_multiply *m);
-double cpu_loss(struct pool *pool, const struct compute_loss *l);
-bool cpu_finite(struct pool *pool, const float *x, size_t count);
+void cpu_activate(struct device *device, const struct compute_activate *a);
+void cpu_activate_back(struct device *device, const struct compute_activate_back *a);
+void cpu_column_sums(struct device *device, const struct compute_columns *c);
+void cpu_norm(struct device *device, const struct compute_norm *c);
+void cpu_norm_back(struct device *device, const struct compute_norm_back *c);
+void cpu_dropout(struct device *device, const struct compute_dropout *d);
+void cpu_multiply(struct device *device, const struct compute_multiply *m);
+void cpu_loss(struct device *device, const struct compute_loss *l);
+void cpu_check(struct device *device, const struct compute_check *c);
 
-void cpu_copy(struct pool *pool, const struct compute_copy *c);
-void cpu_cross(struct pool *pool, const struct compute_cross *c);
-void cpu_cross_back(struct pool *pool, const struct compute_cross *c);
-void cpu_fm(struct pool *pool, const struct compute_vectors *v);
-void cpu_fm_back(struct pool *pool, const struct compute_vectors *v);
-void cpu_dot(struct pool *pool, const struct compute_vectors *v);
-void cpu_dot_back(struct pool *pool, const struct compute_vectors *v);
+void cpu_copy(struct device *device, const struct compute_copy *c);
+void cpu_cross(struct device *device, const struct compute_cross *c);
+void cpu_cross_back(struct device *device, const struct compute_cross *c);
+void cpu_fm(struct device *device, const struct compute_vectors *v);
+void cpu_fm_back(struct device *device, const struct compute_vectors *v);
+void cpu_dot(struct device *device, const struct compute_vectors *v);
+void cpu_dot_back(struct device *device, const struct compute_vectors *v);
 
-void cpu_field_terms(struct pool *pool, const struct compute_terms *t);
-void cpu_field_terms_back(struct pool *pool, const struct compute_terms *t);
-void cpu_terms(struct pool *pool, const struct compute_terms *t);
-void cpu_terms_back(struct pool *pool, const struct compute_terms *t);
-void cpu_input(struct pool *pool, const struct compute_input *c);
-void cpu_input_back(struct pool *pool, const struct compute_input *c);
+void cpu_field_terms(struct device *device, const struct compute_terms *t);
+void cpu_field_terms_back(struct device *device, const struct compute_terms *t);
+void cpu_terms(struct device *device, const struct compute_terms *t);
+void cpu_terms_back(struct device *device, const struct compute_terms *t);
+void cpu_input(struct device *device, const struct compute_input *c);
+void cpu_input_back(struct device *device, const struct compute_input *c);
 
 /* 1 / |x| of an example's terms; 1 if it has none, or zeros alone. */
 float cpu_inverse_norm(const struct compute_terms *t, uint32_t example);

@@ -1,6 +1,5 @@
 #include "worker/compute_cpu.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 #include "common/fmath.h"
@@ -78,11 +77,11 @@ static void activate_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_activate(struct pool *pool, const struct compute_activate *a)
+void cpu_activate(struct device *device, const struct compute_activate *a)
 {
     if (a->activation == ACTIVATION_NONE && a->bias == NULL && a->x == a->y)
         return;
-    pool_run(pool, cpu_chunk_count(a->n, CPU_CHUNK_ROWS), activate_piece, (void *)a);
+    pool_run(device->pool, cpu_chunk_count(a->n, CPU_CHUNK_ROWS), activate_piece, (void *)a);
 }
 
 static void activate_back_piece(void *context, uint32_t index, uint32_t thread)
@@ -110,10 +109,11 @@ static void activate_back_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_activate_back(struct pool *pool, const struct compute_activate_back *a)
+void cpu_activate_back(struct device *device, const struct compute_activate_back *a)
 {
     if (a->activation != ACTIVATION_NONE)
-        pool_run(pool, cpu_chunk_count(a->n, CPU_CHUNK_ROWS), activate_back_piece, (void *)a);
+        pool_run(device->pool, cpu_chunk_count(a->n, CPU_CHUNK_ROWS), activate_back_piece,
+                 (void *)a);
 }
 
 /* ---- column sums ---------------------------------------------------------------------------- */
@@ -146,9 +146,9 @@ static void columns_piece(void *context, uint32_t index, uint32_t thread)
         tile_sums(c->n, c->width, r.end - r.first, c->x + r.first, c->sums + r.first);
 }
 
-void cpu_column_sums(struct pool *pool, const struct compute_columns *c)
+void cpu_column_sums(struct device *device, const struct compute_columns *c)
 {
-    pool_run(pool, cpu_chunk_count(c->width, COLUMN_TILE), columns_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->width, COLUMN_TILE), columns_piece, (void *)c);
 }
 
 /* ---- layer normalization -------------------------------------------------------------------- */
@@ -194,9 +194,9 @@ static void norm_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_norm(struct pool *pool, const struct compute_norm *c)
+void cpu_norm(struct device *device, const struct compute_norm *c)
 {
-    pool_run(pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), norm_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), norm_piece, (void *)c);
 }
 
 /* With h = (x - mean) * scale and d = gain * y_gradient: scale * (d - mean(d) - h * mean(d h)). */
@@ -267,10 +267,10 @@ static void gain_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_norm_back(struct pool *pool, const struct compute_norm_back *c)
+void cpu_norm_back(struct device *device, const struct compute_norm_back *c)
 {
-    pool_run(pool, cpu_chunk_count(c->width, COLUMN_TILE), gain_piece, (void *)c);
-    pool_run(pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), norm_back_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->width, COLUMN_TILE), gain_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), norm_back_piece, (void *)c);
 }
 
 /* ---- dropout -------------------------------------------------------------------------------- */
@@ -294,9 +294,9 @@ static void dropout_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_dropout(struct pool *pool, const struct compute_dropout *d)
+void cpu_dropout(struct device *device, const struct compute_dropout *d)
 {
-    pool_run(pool, cpu_chunk_count(d->n, CPU_CHUNK_ROWS), dropout_piece, (void *)d);
+    pool_run(device->pool, cpu_chunk_count(d->n, CPU_CHUNK_ROWS), dropout_piece, (void *)d);
 }
 
 static struct cpu_range float_chunk(size_t count, uint32_t index, size_t *first)
@@ -317,35 +317,29 @@ static void multiply_piece(void *context, uint32_t index, uint32_t thread)
         x[i] *= mask[i];
 }
 
-void cpu_multiply(struct pool *pool, const struct compute_multiply *m)
+void cpu_multiply(struct device *device, const struct compute_multiply *m)
 {
-    pool_run(pool, cpu_chunk_count(m->count, FINITE_CHUNK), multiply_piece, (void *)m);
+    pool_run(device->pool, cpu_chunk_count(m->count, FINITE_CHUNK), multiply_piece, (void *)m);
 }
 
-/* ---- finite --------------------------------------------------------------------------------- */
+/* ---- check ---------------------------------------------------------------------------------- */
 
-struct finite_context {
-    const float *x;
-    size_t count;
-    atomic_bool found;
-};
-
-static void finite_piece(void *context, uint32_t index, uint32_t thread)
+static void check_piece(void *context, uint32_t index, uint32_t thread)
 {
-    struct finite_context *f = context;
+    const struct compute_check *c = context;
     size_t first;
-    struct cpu_range r = float_chunk(f->count, index, &first);
-    const float *x = f->x + first;
+    struct cpu_range r = float_chunk(c->count, index, &first);
+    float *x = c->x + first;
     uint32_t bad = 0;
+    for (uint32_t i = 0; c->scale != 1.0f && i < r.end; i++)
+        x[i] *= c->scale;
     for (uint32_t i = 0; i < r.end; i++)
         bad |= (fmath_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
     if (bad)
-        atomic_store_explicit(&f->found, true, memory_order_relaxed);
+        __atomic_store_n(c->bad, 1, __ATOMIC_RELAXED);
 }
 
-bool cpu_finite(struct pool *pool, const float *x, size_t count)
+void cpu_check(struct device *device, const struct compute_check *c)
 {
-    struct finite_context f = {.x = x, .count = count};
-    pool_run(pool, cpu_chunk_count(count, FINITE_CHUNK), finite_piece, &f);
-    return !f.found;
+    pool_run(device->pool, cpu_chunk_count(c->count, FINITE_CHUNK), check_piece, (void *)c);
 }

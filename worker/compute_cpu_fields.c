@@ -188,9 +188,9 @@ static void forward_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_field_terms(struct pool *pool, const struct compute_terms *t)
+void cpu_field_terms(struct device *device, const struct compute_terms *t)
 {
-    pool_run(pool, cpu_chunk_count(t->n, TERM_ROWS), forward_piece, (void *)t);
+    pool_run(device->pool, cpu_chunk_count(t->n, TERM_ROWS), forward_piece, (void *)t);
 }
 
 /* ---- backward -------------------------------------------------------------------------------- */
@@ -297,10 +297,10 @@ static void backward_piece(void *context, uint32_t part, uint32_t thread)
         add_examples(c, part, t->factor_dim);
 }
 
-void cpu_field_terms_back(struct pool *pool, const struct compute_terms *t)
+void cpu_field_terms_back(struct device *device, const struct compute_terms *t)
 {
-    uint32_t threads = pool != NULL ? pool_thread_count(pool) : 1;
+    uint32_t threads = device->pool != NULL ? pool_thread_count(device->pool) : 1;
     struct back_context c = {t, threads < PARTS_MAX ? threads : PARTS_MAX};
-    pool_run(pool, c.parts, backward_piece, &c);
+    pool_run(device->pool, c.parts, backward_piece, &c);
     *t->bias_gradient = cpu_sum_in_chunks(t->gradient, t->n);
 }

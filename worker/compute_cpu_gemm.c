@@ -23,7 +23,7 @@ void cpu_gemm_init(void)
     strncat(family, openblas_get_corename(), sizeof family - sizeof "openblas ");
 }
 
-const char *cpu_gemm_family(void)
+const char *cpu_gemm_family(const struct device *device)
 {
     return family;
 }
@@ -49,9 +49,9 @@ static void forward_piece(void *context, uint32_t index, uint32_t thread)
                 0.0f, g->y + (size_t)r.first * g->out, (int)g->out);
 }
 
-void cpu_gemm_forward(struct pool *pool, const struct compute_gemm *g)
+void cpu_gemm_forward(struct device *device, const struct compute_gemm *g)
 {
-    run(pool, cpu_chunk_count(g->n, GEMM_ROWS), forward_piece, g);
+    run(device->pool, cpu_chunk_count(g->n, GEMM_ROWS), forward_piece, g);
 }
 
 static void input_piece(void *context, uint32_t index, uint32_t thread)
@@ -64,9 +64,9 @@ static void input_piece(void *context, uint32_t index, uint32_t thread)
                 (int)g->out, g->add ? 1.0f : 0.0f, g->x_gradient + r.first * stride, (int)stride);
 }
 
-void cpu_gemm_input(struct pool *pool, const struct compute_gemm *g)
+void cpu_gemm_input(struct device *device, const struct compute_gemm *g)
 {
-    run(pool, cpu_chunk_count(g->n, GEMM_ROWS), input_piece, g);
+    run(device->pool, cpu_chunk_count(g->n, GEMM_ROWS), input_piece, g);
 }
 
 /* The length of equal tiles of `width`, none over GEMM_TILE, a multiple of 16 for the kernels'
@@ -90,7 +90,7 @@ static void weight_piece(void *context, uint32_t index, uint32_t thread)
                 g->weight_gradient + (size_t)row.first * g->out + column.first, (int)g->out);
 }
 
-void cpu_gemm_weight(struct pool *pool, const struct compute_gemm *g)
+void cpu_gemm_weight(struct device *device, const struct compute_gemm *g)
 {
     if (g->n == 0) {
         memset(g->weight_gradient, 0, (size_t)g->in * g->out * sizeof(float));
@@ -98,5 +98,5 @@ void cpu_gemm_weight(struct pool *pool, const struct compute_gemm *g)
     }
     uint32_t count =
         cpu_chunk_count(g->in, tile_length(g->in)) * cpu_chunk_count(g->out, tile_length(g->out));
-    run(pool, count, weight_piece, g);
+    run(device->pool, count, weight_piece, g);
 }

@@ -59,9 +59,9 @@ static void forward_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_input(struct pool *pool, const struct compute_input *c)
+void cpu_input(struct device *device, const struct compute_input *c)
 {
-    pool_run(pool, cpu_chunk_count(c->n, INPUT_ROWS), forward_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->n, INPUT_ROWS), forward_piece, (void *)c);
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
@@ -106,11 +106,12 @@ static void backward_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_input_back(struct pool *pool, const struct compute_input *c)
+void cpu_input_back(struct device *device, const struct compute_input *c)
 {
     for (uint32_t i = 0; i < c->table_count; i++) {
         const struct compute_table *table = &c->tables[i];
         struct back_context b = {c, table, cpu_divisor_make(table->terms->slot_count)};
-        pool_run(pool, cpu_chunk_count(table->terms->key_count, GRADIENT_ROWS), backward_piece, &b);
+        pool_run(device->pool, cpu_chunk_count(table->terms->key_count, GRADIENT_ROWS),
+                 backward_piece, &b);
     }
 }

@@ -23,9 +23,9 @@ static void copy_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_copy(struct pool *pool, const struct compute_copy *c)
+void cpu_copy(struct device *device, const struct compute_copy *c)
 {
-    pool_run(pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), copy_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), copy_piece, (void *)c);
 }
 
 /* ---- cross ----------------------------------------------------------------------------------- */
@@ -44,9 +44,9 @@ static void cross_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_cross(struct pool *pool, const struct compute_cross *c)
+void cpu_cross(struct device *device, const struct compute_cross *c)
 {
-    pool_run(pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), cross_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), cross_piece, (void *)c);
 }
 
 static void cross_back_row(const struct compute_cross *c, uint32_t i)
@@ -84,7 +84,7 @@ static void cross_back_piece(void *context, uint32_t index, uint32_t thread)
         cross_back_row(c, i);
 }
 
-void cpu_cross_back(struct pool *pool, const struct compute_cross *c)
+void cpu_cross_back(struct device *device, const struct compute_cross *c)
 {
-    pool_run(pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), cross_back_piece, (void *)c);
+    pool_run(device->pool, cpu_chunk_count(c->n, CPU_CHUNK_ROWS), cross_back_piece, (void *)c);
 }

@@ -79,12 +79,7 @@ static void loss_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-double cpu_loss(struct pool *pool, const struct compute_loss *l)
+void cpu_loss(struct device *device, const struct compute_loss *l)
 {
-    uint32_t count = cpu_chunk_count(l->n, COMPUTE_LOSS_ROWS);
-    pool_run(pool, count, loss_piece, (void *)l);
-    double sum = 0;
-    for (uint32_t i = 0; i < count; i++)
-        sum += l->sums[i];
-    return sum;
+    pool_run(device->pool, compute_loss_groups(l->n), loss_piece, (void *)l);
 }

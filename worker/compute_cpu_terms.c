@@ -212,9 +212,9 @@ static void forward_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_terms(struct pool *pool, const struct compute_terms *t)
+void cpu_terms(struct device *device, const struct compute_terms *t)
 {
-    pool_run(pool, cpu_chunk_count(t->n, TERM_ROWS), forward_piece, (void *)t);
+    pool_run(device->pool, cpu_chunk_count(t->n, TERM_ROWS), forward_piece, (void *)t);
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
@@ -344,12 +344,13 @@ float cpu_sum_in_chunks(const float *x, uint32_t n)
     return sum;
 }
 
-void cpu_terms_back(struct pool *pool, const struct compute_terms *t)
+void cpu_terms_back(struct device *device, const struct compute_terms *t)
 {
     for (uint32_t i = 0; i < t->table_count; i++) {
         const struct compute_table *table = &t->tables[i];
         struct back_context c = {t, table, cpu_divisor_make(table->terms->slot_count)};
-        pool_run(pool, cpu_chunk_count(table->terms->key_count, GRADIENT_ROWS), backward_piece, &c);
+        pool_run(device->pool, cpu_chunk_count(table->terms->key_count, GRADIENT_ROWS),
+                 backward_piece, &c);
     }
     *t->bias_gradient = cpu_sum_in_chunks(t->gradient, t->n);
 }

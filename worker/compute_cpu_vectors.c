@@ -70,9 +70,9 @@ static void fm_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_fm(struct pool *pool, const struct compute_vectors *v)
+void cpu_fm(struct device *device, const struct compute_vectors *v)
 {
-    pool_run(pool, cpu_chunk_count(v->n, VECTOR_ROWS), fm_piece, (void *)v);
+    pool_run(device->pool, cpu_chunk_count(v->n, VECTOR_ROWS), fm_piece, (void *)v);
 }
 
 KERNEL void fm_gradient(const struct compute_vectors *v, uint32_t example, bool add)
@@ -102,9 +102,9 @@ static void fm_back_piece(void *context, uint32_t index, uint32_t thread)
     }
 }
 
-void cpu_fm_back(struct pool *pool, const struct compute_vectors *v)
+void cpu_fm_back(struct device *device, const struct compute_vectors *v)
 {
-    pool_run(pool, cpu_chunk_count(v->n, VECTOR_ROWS), fm_back_piece, (void *)v);
+    pool_run(device->pool, cpu_chunk_count(v->n, VECTOR_ROWS), fm_back_piece, (void *)v);
 }
 
 /* ---- dot ------------------------------------------------------------------------------------- */
@@ -180,9 +180,9 @@ static void dot_piece(void *context, uint32_t index, uint32_t thread)
         dot_example(v, v->x + i * v->x_stride, v->y + i * product_count(v));
 }
 
-void cpu_dot(struct pool *pool, const struct compute_vectors *v)
+void cpu_dot(struct device *device, const struct compute_vectors *v)
 {
-    pool_run(pool, cpu_chunk_count(v->n, VECTOR_ROWS), dot_piece, (void *)v);
+    pool_run(device->pool, cpu_chunk_count(v->n, VECTOR_ROWS), dot_piece, (void *)v);
 }
 
 /* Σ_{j≠i} g_ij x_j over `width` columns, 16, 8 or 1. */
@@ -230,7 +230,7 @@ static void dot_back_piece(void *context, uint32_t index, uint32_t thread)
                          v->x_gradient + i * v->x_stride);
 }
 
-void cpu_dot_back(struct pool *pool, const struct compute_vectors *v)
+void cpu_dot_back(struct device *device, const struct compute_vectors *v)
 {
-    pool_run(pool, cpu_chunk_count(v->n, VECTOR_ROWS), dot_back_piece, (void *)v);
+    pool_run(device->pool, cpu_chunk_count(v->n, VECTOR_ROWS), dot_back_piece, (void *)v);
 }

@@ -34,5 +34,5 @@ void layer_give(const struct layer_pass *p, const struct layer *l, uint32_t k, c
         .y = in->gradient,
         .add = in->add,
     };
-    p->compute->copy(p->pool, &c);
+    p->compute->copy(p->device, &c);
 }

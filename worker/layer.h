@@ -27,10 +27,11 @@
 /* What one call of network_train() or network_infer() has for all layers. */
 struct layer_pass {
     const struct compute *compute;
-    struct pool *pool;
+    struct device *device;
     const struct model *model;
     const struct batch *batch;
     const struct compute_table *tables;
+    struct compute_tables_there there;
     const float *const *dense;
     float *const *dense_gradients; /* NULL forwards */
     uint64_t seed;

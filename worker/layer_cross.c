@@ -67,13 +67,13 @@ static struct compute_cross cross_make(const struct layer_pass *p, const struct 
 static void cross_forward(struct layer_pass *p, struct layer *l)
 {
     struct compute_gemm first = first_product(p, l);
-    p->compute->gemm_forward(p->pool, &first);
+    p->compute->gemm_forward(p->device, &first);
     if (l->spec->low_rank > 0) {
         struct compute_gemm second = second_product(p, l);
-        p->compute->gemm_forward(p->pool, &second);
+        p->compute->gemm_forward(p->device, &second);
     }
     struct compute_cross c = cross_make(p, l);
-    p->compute->cross(p->pool, &c);
+    p->compute->cross(p->device, &c);
     l->y = l->out;
 }
 
@@ -81,9 +81,9 @@ static void cross_backward(struct layer_pass *p, struct layer *l)
 {
     const struct model_layer *spec = l->spec;
     struct compute_cross c = cross_make(p, l);
-    p->compute->cross_back(p->pool, &c);
+    p->compute->cross_back(p->device, &c);
     struct compute_columns sums = {c.n, c.width, l->scratch, p->dense_gradients[spec->dense[1]]};
-    p->compute->column_sums(p->pool, &sums);
+    p->compute->column_sums(p->device, &sums);
     struct compute_gemm first = first_product(p, l);
     first.y_gradient = l->scratch;
     if (spec->low_rank > 0) {
@@ -92,16 +92,16 @@ static void cross_backward(struct layer_pass *p, struct layer *l)
         second.y_gradient = l->scratch;
         second.weight_gradient = p->dense_gradients[spec->dense[0]];
         second.x_gradient = gradient;
-        p->compute->gemm_weight(p->pool, &second);
-        p->compute->gemm_input(p->pool, &second);
+        p->compute->gemm_weight(p->device, &second);
+        p->compute->gemm_input(p->device, &second);
         first.y_gradient = gradient;
     }
     first.weight_gradient = p->dense_gradients[spec->dense[spec->low_rank > 0 ? 2 : 0]];
-    p->compute->gemm_weight(p->pool, &first);
+    p->compute->gemm_weight(p->device, &first);
     first.x_gradient = l->in[0].gradient;
     first.add = true;
     if (first.x_gradient != NULL)
-        p->compute->gemm_input(p->pool, &first);
+        p->compute->gemm_input(p->device, &first);
 }
 
 const struct layer_kind layer_cross = {LAYER_CROSS, cross_memory, cross_forward, cross_backward,

@@ -16,7 +16,6 @@ static void linear_forward(struct layer_pass *p, struct layer *l)
         .weight = p->dense[spec->dense[0]],
         .y = l->out,
     };
-    p->compute->gemm_forward(p->pool, &g);
     struct compute_activate a = {
         .n = g.n,
         .width = g.out,
@@ -25,7 +24,7 @@ static void linear_forward(struct layer_pass *p, struct layer *l)
         .x = l->out,
         .y = l->out,
     };
-    p->compute->activate(p->pool, &a);
+    p->compute->linear(p->device, &g, &a);
     l->y = l->out;
 }
 
@@ -34,10 +33,10 @@ static void linear_backward(struct layer_pass *p, struct layer *l)
     const struct model_layer *spec = l->spec;
     uint32_t n = p->batch->example_count;
     struct compute_activate_back a = {n, spec->out_width, spec->activation, l->y, l->gradient};
-    p->compute->activate_back(p->pool, &a);
+    p->compute->activate_back(p->device, &a);
     struct compute_columns c = {n, spec->out_width, l->gradient,
                                 p->dense_gradients[spec->dense[1]]};
-    p->compute->column_sums(p->pool, &c);
+    p->compute->column_sums(p->device, &c);
     struct compute_gemm g = {
         .n = n,
         .in = spec->in_width,
@@ -50,9 +49,9 @@ static void linear_backward(struct layer_pass *p, struct layer *l)
         .add = l->in[0].add,
         .weight_gradient = p->dense_gradients[spec->dense[0]],
     };
-    p->compute->gemm_weight(p->pool, &g);
+    p->compute->gemm_weight(p->device, &g);
     if (g.x_gradient != NULL)
-        p->compute->gemm_input(p->pool, &g);
+        p->compute->gemm_input(p->device, &g);
 }
 
 const struct layer_kind layer_linear = {LAYER_LINEAR, layer_memory_of_output, linear_forward,
@@ -76,7 +75,7 @@ static void norm_forward(struct layer_pass *p, struct layer *l)
         .y = l->out,
         .moments = l->scratch,
     };
-    p->compute->norm(p->pool, &c);
+    p->compute->norm(p->device, &c);
     l->y = l->out;
 }
 
@@ -95,7 +94,7 @@ static void norm_backward(struct layer_pass *p, struct layer *l)
         .gain_gradient = p->dense_gradients[l->spec->dense[0]],
         .bias_gradient = p->dense_gradients[l->spec->dense[1]],
     };
-    p->compute->norm_back(p->pool, &c);
+    p->compute->norm_back(p->device, &c);
 }
 
 const struct layer_kind layer_norm = {LAYER_NORM, norm_memory, norm_forward, norm_backward, false};
@@ -111,7 +110,7 @@ static void activation_forward(struct layer_pass *p, struct layer *l)
         .x = l->in[0].x,
         .y = l->out,
     };
-    p->compute->activate(p->pool, &a);
+    p->compute->activate(p->device, &a);
     l->y = l->out;
 }
 
@@ -119,7 +118,7 @@ static void activation_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_activate_back a = {p->batch->example_count, l->spec->out_width,
                                       l->spec->activation, l->y, l->gradient};
-    p->compute->activate_back(p->pool, &a);
+    p->compute->activate_back(p->device, &a);
     layer_give(p, l, 0, l->gradient, l->spec->out_width);
 }
 
@@ -150,7 +149,7 @@ static void dropout_forward(struct layer_pass *p, struct layer *l)
         .y = l->out,
         .mask = l->scratch,
     };
-    p->compute->dropout(p->pool, &d);
+    p->compute->dropout(p->device, &d);
     l->y = l->out;
 }
 
@@ -158,7 +157,7 @@ static void dropout_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_multiply m = {(size_t)p->batch->example_count * l->spec->out_width, l->scratch,
                                  l->gradient};
-    p->compute->multiply(p->pool, &m);
+    p->compute->multiply(p->device, &m);
     layer_give(p, l, 0, l->gradient, l->spec->out_width);
 }
 

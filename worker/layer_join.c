@@ -14,7 +14,7 @@ static void concat_forward(struct layer_pass *p, struct layer *l)
             .x = l->in[k].x,
             .y = y,
         };
-        p->compute->copy(p->pool, &c);
+        p->compute->copy(p->device, &c);
         y += l->spec->in[k].width;
     }
     l->y = l->out;
@@ -46,7 +46,7 @@ static void sum_forward(struct layer_pass *p, struct layer *l)
             .y = l->out,
             .add = k > 0,
         };
-        p->compute->copy(p->pool, &c);
+        p->compute->copy(p->device, &c);
     }
     l->y = l->out;
 }

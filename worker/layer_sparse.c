@@ -17,6 +17,7 @@ static struct compute_terms terms_make(const struct layer_pass *p, const struct 
         .field_count = l->spec->vector_count,
         .table_count = p->batch->table_count,
         .tables = p->tables,
+        .there = p->there,
         .bias = p->dense[bias],
         .norms = p->model->normalize == NORMALIZE_INSTANCE ? l->scratch : NULL,
         .sums = l->spec->type == LAYER_TERMS ? l->scratch + p->capacity : NULL,
@@ -29,14 +30,14 @@ static struct compute_terms terms_make(const struct layer_pass *p, const struct 
 static void terms_forward(struct layer_pass *p, struct layer *l)
 {
     struct compute_terms t = terms_make(p, l);
-    p->compute->terms(p->pool, &t);
+    p->compute->terms(p->device, &t);
     l->y = l->out;
 }
 
 static void terms_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_terms t = terms_make(p, l);
-    p->compute->terms_back(p->pool, &t);
+    p->compute->terms_back(p->device, &t);
 }
 
 const struct layer_kind layer_terms = {LAYER_TERMS, terms_memory, terms_forward, terms_backward,
@@ -52,14 +53,14 @@ static struct layer_memory field_terms_memory(const struct model *m, const struc
 static void field_terms_forward(struct layer_pass *p, struct layer *l)
 {
     struct compute_terms t = terms_make(p, l);
-    p->compute->field_terms(p->pool, &t);
+    p->compute->field_terms(p->device, &t);
     l->y = l->out;
 }
 
 static void field_terms_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_terms t = terms_make(p, l);
-    p->compute->field_terms_back(p->pool, &t);
+    p->compute->field_terms_back(p->device, &t);
 }
 
 const struct layer_kind layer_field_terms = {LAYER_FIELD_TERMS, field_terms_memory,
@@ -86,6 +87,7 @@ static struct compute_input input_make(const struct layer_pass *p, const struct 
         .dense = p->batch->dense,
         .table_count = p->batch->table_count,
         .tables = p->tables,
+        .there = p->there,
         .y = l->out,
         .y_gradient = l->gradient,
     };
@@ -98,14 +100,14 @@ static void input_forward(struct layer_pass *p, struct layer *l)
         return;
     }
     struct compute_input c = input_make(p, l);
-    p->compute->input(p->pool, &c);
+    p->compute->input(p->device, &c);
     l->y = l->out;
 }
 
 static void input_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_input c = input_make(p, l);
-    p->compute->input_back(p->pool, &c);
+    p->compute->input_back(p->device, &c);
 }
 
 const struct layer_kind layer_input = {LAYER_INPUT, input_memory, input_forward, input_backward,

@@ -26,7 +26,7 @@ static struct layer_memory fm_memory(const struct model *m, const struct model_l
 static void fm_forward(struct layer_pass *p, struct layer *l)
 {
     struct compute_vectors v = vectors_make(p, l);
-    p->compute->fm(p->pool, &v);
+    p->compute->fm(p->device, &v);
     l->y = l->out;
 }
 
@@ -34,7 +34,7 @@ static void fm_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_vectors v = vectors_make(p, l);
     if (v.x_gradient != NULL)
-        p->compute->fm_back(p->pool, &v);
+        p->compute->fm_back(p->device, &v);
 }
 
 const struct layer_kind layer_fm = {LAYER_FM, fm_memory, fm_forward, fm_backward, false};
@@ -44,7 +44,7 @@ const struct layer_kind layer_fm = {LAYER_FM, fm_memory, fm_forward, fm_backward
 static void dot_forward(struct layer_pass *p, struct layer *l)
 {
     struct compute_vectors v = vectors_make(p, l);
-    p->compute->dot(p->pool, &v);
+    p->compute->dot(p->device, &v);
     l->y = l->out;
 }
 
@@ -52,7 +52,7 @@ static void dot_backward(struct layer_pass *p, struct layer *l)
 {
     struct compute_vectors v = vectors_make(p, l);
     if (v.x_gradient != NULL)
-        p->compute->dot_back(p->pool, &v);
+        p->compute->dot_back(p->device, &v);
 }
 
 const struct layer_kind layer_dot = {LAYER_DOT, layer_memory_of_output, dot_forward, dot_backward,

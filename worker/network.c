@@ -4,51 +4,19 @@
 #include <string.h>
 
 #include "common/check.h"
-#include "common/fmath.h"
 #include "common/mem.h"
+#include "worker/area.h"
 #include "worker/compute.h"
 #include "worker/layer.h"
-
-struct network {
-    const struct model *model;
-    const struct compute *compute;
-    struct pool *pool;
-    uint64_t seed;
-    uint32_t max_examples;
-    size_t capacity;              /* max_examples rounded up to 16 */
-    struct layer *layers;         /* [model->layer_count] */
-    struct layer_in *ins;         /* of all layers */
-    bool *trains;                 /* [model->layer_count] its output depends on parameters */
-    struct compute_table *tables; /* [schema->table_count] */
-    float **gradients;            /* arrays that layers' gradients share */
-    double *loss_sums;
-};
+#include "worker/network_internal.h"
 
 /* ---- making --------------------------------------------------------------------------------- */
-
-static float *alloc_floats(size_t examples, size_t width, enum err *err)
-{
-    if (width == 0 || *err != ERR_NONE)
-        return NULL;
-    float *floats = mem_alloc_array(examples, width * sizeof(float));
-    if (floats == NULL)
-        *err = ERR_MEMORY;
-    return floats;
-}
 
 /* Has a layer parameters of its own, or in the rows that it reads? */
 static bool has_parameters(const struct model *m, const struct model_layer *spec)
 {
     return spec->type == LAYER_INPUT ? spec->out_width > m->dense_width
                                      : spec->dense[0] != MODEL_NO_PARAMETER;
-}
-
-/* Does what a range holds depend on parameters, so that its reader must give it a gradient? */
-static bool range_trains(const struct network *n, const struct model_ref *r)
-{
-    bool is_dense = n->model->layers[r->layer].type == LAYER_INPUT &&
-                    r->first + r->width <= n->model->dense_width;
-    return n->trains[r->layer] && !is_dense;
 }
 
 static enum err make_layer(struct network *n, uint32_t index, size_t *in_used)
@@ -62,11 +30,11 @@ static enum err make_layer(struct network *n, uint32_t index, size_t *in_used)
     CHECK(kind != NULL);
     struct layer_memory memory = kind->memory(n->model, l->spec);
     enum err err = ERR_NONE;
-    l->out = alloc_floats(n->capacity, memory.out, &err);
-    l->scratch = alloc_floats(n->capacity, memory.scratch, &err);
+    l->out = network_floats(n, n->capacity, memory.out, &err);
+    l->scratch = network_floats(n, n->capacity, memory.scratch, &err);
     n->trains[index] = has_parameters(n->model, l->spec);
     for (uint32_t k = 0; k < l->spec->in_count; k++)
-        n->trains[index] = n->trains[index] || range_trains(n, &l->spec->in[k]);
+        n->trains[index] = n->trains[index] || network_range_trains(n, &l->spec->in[k]);
     return err;
 }
 
@@ -85,130 +53,6 @@ static enum err make_layers(struct network *n)
     enum err err = ERR_NONE;
     for (uint32_t i = 0; err == ERR_NONE && i < m->layer_count; i++)
         err = make_layer(n, i, &in_used);
-    return err;
-}
-
-/* ---- where gradients lie --------------------------------------------------------------------- */
-
-/*
- * A layer's gradient is needed from the first write, by the last layer that reads it, until its own
- * way back; then its array serves another. A chain of layers needs two.
- */
-struct gradient_plan {
-    struct network *n;
-    uint32_t *array;   /* [layer_count] of a layer's gradient; UINT32_MAX: none yet */
-    uint32_t *readers; /* [layer_count] ranges that are read of a layer */
-    bool *taken;       /* [layer_count] of an array */
-    size_t *width;     /* [layer_count] of an array, in floats per example */
-    uint32_t count;    /* of arrays */
-};
-
-/* The free array that is nearest to the width, or a new one. */
-static uint32_t take_array(struct gradient_plan *p, size_t width)
-{
-    uint32_t best = p->count;
-    for (uint32_t i = 0; i < p->count; i++) {
-        bool fits = best < p->count && p->width[best] >= width;
-        if (!p->taken[i] &&
-            (best == p->count || (p->width[i] >= width ? !fits || p->width[i] < p->width[best]
-                                                       : !fits && p->width[i] > p->width[best])))
-            best = i;
-    }
-    p->count += best == p->count;
-    p->taken[best] = true;
-    if (p->width[best] < width)
-        p->width[best] = width;
-    return best;
-}
-
-/* Where the layer writes its gradient by one of the ranges that it reads. */
-static void plan_range(struct gradient_plan *p, struct layer *l, uint32_t k)
-{
-    const struct model_ref *r = &l->spec->in[k];
-    struct layer_in *in = &l->in[k];
-    const struct model_layer *from = &p->n->model->layers[r->layer];
-    bool whole = r->first == 0 && r->width == from->out_width;
-    if (!range_trains(p->n, r))
-        return;
-    in->add = p->array[r->layer] != UINT32_MAX;
-    if (in->add)
-        return;
-    if (layer_kind_find(l->spec->type)->in_place && whole && p->readers[r->layer] == 1) {
-        in->in_place = true;
-        p->array[r->layer] = p->array[l->index];
-        return;
-    }
-    p->array[r->layer] = take_array(p, from->out_width);
-    in->add = !whole;
-    in->clears = !whole;
-}
-
-static void plan_layer(struct gradient_plan *p, uint32_t index)
-{
-    struct layer *l = &p->n->layers[index];
-    bool passed_on = false;
-    for (uint32_t k = 0; k < l->spec->in_count; k++) {
-        plan_range(p, l, k);
-        passed_on = passed_on || l->in[k].in_place;
-    }
-    if (p->array[index] != UINT32_MAX && !passed_on)
-        p->taken[p->array[index]] = false;
-}
-
-static void count_readers(struct gradient_plan *p)
-{
-    const struct model *m = p->n->model;
-    for (uint32_t i = 0; i < m->layer_count; i++) {
-        p->array[i] = UINT32_MAX;
-        for (uint32_t k = 0; k < m->layers[i].in_count; k++)
-            p->readers[m->layers[i].in[k].layer]++;
-    }
-    for (uint32_t o = 0; o < m->output_count; o++)
-        p->readers[m->outputs[o].layer]++;
-}
-
-static enum err place_gradients(struct gradient_plan *p)
-{
-    struct network *n = p->n;
-    enum err err = ERR_NONE;
-    for (uint32_t i = 0; i < p->count; i++)
-        n->gradients[i] = alloc_floats(n->capacity, p->width[i], &err);
-    for (uint32_t i = 0; err == ERR_NONE && i < n->model->layer_count; i++) {
-        struct layer *l = &n->layers[i];
-        if (n->trains[i] && p->array[i] != UINT32_MAX)
-            l->gradient = n->gradients[p->array[i]];
-        for (uint32_t k = 0; k < l->spec->in_count; k++) {
-            const struct model_ref *r = &l->spec->in[k];
-            l->in[k].stride = n->model->layers[r->layer].out_width;
-            if (range_trains(n, r) && n->trains[i])
-                l->in[k].gradient = n->layers[r->layer].gradient + r->first;
-        }
-    }
-    return err;
-}
-
-static enum err make_gradients(struct network *n)
-{
-    uint32_t count = n->model->layer_count;
-    struct gradient_plan p = {.n = n};
-    p.array = mem_calloc(count, sizeof *p.array);
-    p.readers = mem_calloc(count, sizeof *p.readers);
-    p.taken = mem_calloc(count, sizeof *p.taken);
-    p.width = mem_calloc(count, sizeof *p.width);
-    enum err err = ERR_MEMORY;
-    if (p.array != NULL && p.readers != NULL && p.taken != NULL && p.width != NULL) {
-        count_readers(&p);
-        for (uint32_t o = 0; o < n->model->output_count; o++)
-            p.array[n->model->outputs[o].layer] = take_array(&p, n->model->outputs[o].width);
-        for (uint32_t i = count; i-- > 0;)
-            if (n->trains[i])
-                plan_layer(&p, i);
-        err = place_gradients(&p);
-    }
-    mem_free(p.array);
-    mem_free(p.readers);
-    mem_free(p.taken);
-    mem_free(p.width);
     return err;
 }
 
@@ -240,22 +84,55 @@ static enum err make_tables(struct network *n)
     return ERR_NONE;
 }
 
+/* Cuts one piece of memory; NULL: only its size. */
+static void cut_result(const struct network *n, void *base, struct network_result *r)
+{
+    struct area_cutter c = {.base = base};
+    uint32_t groups = compute_loss_groups(n->max_examples);
+    r->bad = area_cut(&c, 1, sizeof *r->bad);
+    r->loss_sums = area_cut(&c, (size_t)n->model->output_count * groups, sizeof *r->loss_sums);
+    r->logits = area_cut(&c, (size_t)n->max_examples * n->model->output_width, sizeof(float));
+    r->size = c.offset;
+}
+
+static enum err make_result(struct network *n)
+{
+    cut_result(n, NULL, &n->there);
+    void *there = n->compute->alloc(n->device, n->there.size);
+    if (there == NULL)
+        return ERR_MEMORY;
+    cut_result(n, there, &n->there);
+    n->here = n->there;
+    if (n->compute->shares_memory)
+        return ERR_NONE;
+    n->here = (struct network_result){0};
+    void *here = n->compute->host_alloc(n->device, n->there.size);
+    if (here == NULL)
+        return ERR_MEMORY;
+    cut_result(n, here, &n->here);
+    struct staging_options o = {n->device, n->model, n->max_examples};
+    return staging_create(&o, &n->staging);
+}
+
 enum err network_create(const struct network_options *o, struct network **out)
 {
-    CHECK(o->model != NULL && o->compute != NULL && o->max_examples > 0);
+    CHECK(o->model != NULL && o->max_examples > 0 && (o->compute != NULL || o->device != NULL));
     struct network *n = mem_calloc(1, sizeof *n);
     if (n == NULL)
         return ERR_MEMORY;
     n->model = o->model;
-    n->compute = o->compute;
-    n->pool = o->pool;
+    n->host = (struct device){.compute = o->compute, .pool = o->pool};
+    n->device = o->device != NULL ? o->device : &n->host;
+    n->compute = n->device->compute;
     n->seed = o->seed;
+    n->loss_scale = 1.0f;
     n->max_examples = o->max_examples;
     n->capacity = ((size_t)o->max_examples + 15) / 16 * 16;
-    n->loss_sums = mem_alloc_array(o->max_examples / COMPUTE_LOSS_ROWS + 1, sizeof *n->loss_sums);
-    enum err err = n->loss_sums != NULL ? make_layers(n) : ERR_MEMORY;
+    enum err err = make_result(n);
     if (err == ERR_NONE)
-        err = make_gradients(n);
+        err = make_layers(n);
+    if (err == ERR_NONE)
+        err = network_plan(n);
     if (err == ERR_NONE)
         err = make_tables(n);
     if (err != ERR_NONE) {
@@ -270,18 +147,22 @@ void network_destroy(struct network *n)
 {
     if (n == NULL)
         return;
+    const struct compute *c = n->compute;
     for (uint32_t i = 0; n->layers != NULL && i < n->model->layer_count; i++) {
-        mem_free(n->layers[i].out);
-        mem_free(n->layers[i].scratch);
+        c->free(n->device, n->layers[i].out);
+        c->free(n->device, n->layers[i].scratch);
     }
     for (uint32_t i = 0; n->gradients != NULL && i < n->model->layer_count; i++)
-        mem_free(n->gradients[i]);
+        c->free(n->device, n->gradients[i]);
+    staging_destroy(n->staging);
+    if (!c->shares_memory)
+        c->host_free(n->device, n->here.bad);
+    c->free(n->device, n->there.bad);
     mem_free(n->layers);
     mem_free(n->trains);
     mem_free(n->ins);
     mem_free(n->tables);
     mem_free(n->gradients);
-    mem_free(n->loss_sums);
     mem_free(n);
 }
 
@@ -296,15 +177,11 @@ static enum err begin(struct network *n, const struct batch *b, const struct net
     if (b->example_count > n->max_examples)
         return err_set(ERR_LIMIT, "batch of %u examples, and the network was made for %u",
                        b->example_count, n->max_examples);
-    for (uint32_t t = 0; t < b->table_count; t++) {
+    for (uint32_t t = 0; t < b->table_count; t++)
         CHECK(b->tables[t].slot_count == m->slot_count[t]);
-        n->tables[t].terms = &b->tables[t];
-        n->tables[t].rows = values->rows[t];
-        n->tables[t].row_gradients = gradients != NULL ? gradients->rows[t] : NULL;
-    }
     *pass = (struct layer_pass){
         .compute = n->compute,
-        .pool = n->pool,
+        .device = n->device,
         .model = m,
         .batch = b,
         .tables = n->tables,
@@ -314,6 +191,24 @@ static enum err begin(struct network *n, const struct batch *b, const struct net
         .capacity = n->capacity,
         .training = gradients != NULL,
     };
+    if (b->example_count == 0)
+        return ERR_NONE;
+    if (n->staging == NULL) {
+        for (uint32_t t = 0; t < b->table_count; t++) {
+            n->tables[t].terms = &b->tables[t];
+            n->tables[t].rows = values->rows[t];
+            n->tables[t].row_gradients = gradients != NULL ? gradients->rows[t] : NULL;
+        }
+        return ERR_NONE;
+    }
+    struct staging_view view;
+    enum err err = staging_open(n->staging, b, values, gradients != NULL, n->tables, &view);
+    if (err != ERR_NONE)
+        return err;
+    pass->batch = view.batch;
+    pass->there = view.there;
+    pass->dense = view.dense;
+    pass->dense_gradients = gradients != NULL ? view.dense_gradients : NULL;
     return ERR_NONE;
 }
 
@@ -332,9 +227,22 @@ static void forward(struct network *n, struct layer_pass *pass, float *logits_ou
                                  .x_stride = output->width,
                                  .y_stride = n->model->output_width,
                                  .x = n->layers[output->layer].y,
-                                 .y = logits_out + o};
-        n->compute->copy(n->pool, &c);
+                                 .y = (n->staging != NULL ? n->there.logits : logits_out) + o};
+        n->compute->copy(n->device, &c);
     }
+}
+
+/* Waits for what the pass leaves. */
+static enum err collect(struct network *n, const struct batch *b, float *logits_out)
+{
+    if (n->staging == NULL)
+        return ERR_NONE;
+    n->compute->download(n->device, n->here.bad, n->there.bad, n->there.size);
+    enum err err = n->compute->fence(n->device);
+    if (err == ERR_NONE)
+        memcpy(logits_out, n->here.logits,
+               (size_t)b->example_count * n->model->output_width * sizeof *logits_out);
+    return err;
 }
 
 enum err network_infer(struct network *n, const struct batch *b,
@@ -342,25 +250,19 @@ enum err network_infer(struct network *n, const struct batch *b,
 {
     struct layer_pass pass;
     enum err err = begin(n, b, values, NULL, &pass);
-    if (err == ERR_NONE && b->example_count > 0)
-        forward(n, &pass, logits_out);
-    return err;
+    if (err != ERR_NONE || b->example_count == 0)
+        return err;
+    forward(n, &pass, logits_out);
+    return collect(n, b, logits_out);
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
-
-/* An output's labels in the batch, and from one to the next. */
-static const float *labels_of(const struct batch *b, const struct model_output *o, uint32_t *stride)
-{
-    *stride = o->label > 0 ? b->more_label_count : 1;
-    return o->label > 0 ? b->more_labels + (o->label - 1) : b->labels;
-}
 
 /* A label that the loss has no meaning for is an error of the input, not a gradient. */
 static enum err check_labels(const struct model_output *o, const struct batch *b)
 {
     uint32_t stride;
-    const float *labels = labels_of(b, o, &stride);
+    const float *labels = network_labels(b, o, &stride);
     for (uint32_t i = 0; i < b->example_count; i++) {
         float label = labels[(size_t)i * stride];
         bool good = isfinite(label) && b->weights[i] >= 0 && isfinite(b->weights[i]);
@@ -384,10 +286,10 @@ static enum err check_labels(const struct model_output *o, const struct batch *b
     return ERR_NONE;
 }
 
-/* Fills the gradients of the outputs' layers. -> Σ of outputs' weight × loss */
-static double losses(struct network *n, const struct batch *b)
+/* Fills the gradients of the outputs' layers, and the sums of losses. */
+static void losses(struct network *n, const struct batch *b)
 {
-    double sum = 0;
+    uint32_t groups = compute_loss_groups(n->max_examples);
     for (uint32_t i = 0; i < n->model->output_count; i++) {
         const struct model_output *o = &n->model->outputs[i];
         struct compute_loss loss = {
@@ -396,14 +298,13 @@ static double losses(struct network *n, const struct batch *b)
             .width = o->width,
             .logits = n->layers[o->layer].y,
             .weights = b->weights,
-            .scale = (float)o->weight,
+            .scale = (float)o->weight * n->loss_scale,
             .gradient = n->layers[o->layer].gradient,
-            .sums = n->loss_sums,
+            .sums = n->there.loss_sums + (size_t)i * groups,
         };
-        loss.labels = labels_of(b, o, &loss.label_stride);
-        sum += o->weight * n->compute->loss(n->pool, &loss);
+        loss.labels = network_labels(b, o, &loss.label_stride);
+        n->compute->loss(n->device, &loss);
     }
-    return sum;
 }
 
 /* Layers that read parts of this one's output add to its gradient, which begins at 0. */
@@ -413,7 +314,7 @@ static void clear_gradient(struct network *n, struct layer_pass *pass, struct la
                                  .width = l->spec->out_width,
                                  .y_stride = l->spec->out_width,
                                  .y = l->gradient};
-    n->compute->copy(n->pool, &zeros);
+    n->compute->copy(n->device, &zeros);
 }
 
 static void backward(struct network *n, struct layer_pass *pass)
@@ -440,16 +341,85 @@ static void clear_gradients(const struct model *m, const struct batch *b,
         memset(g->dense[p], 0, m->schema->dense[p].count * sizeof(float));
 }
 
-static bool all_finite(struct network *n, const struct batch *b, const struct network_gradients *g)
+/* Takes the scale of the loss off all gradients, and looks for one that is not finite. */
+static void check(struct network *n, const struct batch *b, float *const *rows, float *const *dense)
 {
     const struct schema *s = n->model->schema;
-    bool finite = true;
-    for (uint32_t t = 0; finite && t < s->table_count; t++)
-        finite = n->compute->finite(n->pool, g->rows[t],
-                                    (size_t)b->tables[t].key_count * s->tables[t].dim);
-    for (uint32_t p = 0; finite && p < s->dense_count; p++)
-        finite = n->compute->finite(n->pool, g->dense[p], s->dense[p].count);
-    return finite;
+    struct compute_copy clear = {.n = 1, .width = 1, .y = (float *)n->there.bad};
+    n->compute->copy(n->device, &clear);
+    struct compute_check c = {.scale = 1.0f / n->loss_scale, .bad = n->there.bad};
+    for (uint32_t t = 0; t < s->table_count; t++) {
+        c.x = rows[t];
+        c.count = (size_t)b->tables[t].key_count * s->tables[t].dim;
+        if (c.count > 0)
+            n->compute->check(n->device, &c);
+    }
+    for (uint32_t p = 0; p < s->dense_count; p++) {
+        c.x = dense[p];
+        c.count = s->dense[p].count;
+        n->compute->check(n->device, &c);
+    }
+}
+
+enum err network_start(struct network *n, const struct batch *b, uint64_t first_example,
+                       const struct network_values *values,
+                       const struct network_gradients *gradients, float *logits_out)
+{
+    struct layer_pass pass;
+    CHECK(n->batch == NULL);
+    for (uint32_t o = 0; o < n->model->output_count; o++) {
+        enum err err = check_labels(&n->model->outputs[o], b);
+        if (err != ERR_NONE)
+            return err;
+    }
+    enum err err = begin(n, b, values, gradients, &pass);
+    if (err != ERR_NONE)
+        return err;
+    n->batch = b;
+    n->given = gradients;
+    n->logits_out = logits_out;
+    if (b->example_count == 0) {
+        clear_gradients(n->model, b, gradients);
+        return ERR_NONE;
+    }
+    pass.first_example = first_example;
+    forward(n, &pass, logits_out);
+    losses(n, pass.batch);
+    backward(n, &pass);
+    if (n->staging == NULL) {
+        check(n, b, gradients->rows, gradients->dense);
+        return ERR_NONE;
+    }
+    check(n, b, staging_row_gradients(n->staging), pass.dense_gradients);
+    staging_fetch(n->staging);
+    return ERR_NONE;
+}
+
+enum err network_send(struct network *n, const struct batch *next)
+{
+    return n->staging != NULL ? staging_send(n->staging, next) : ERR_NONE;
+}
+
+enum err network_finish(struct network *n, double *loss_out, bool *finite_out)
+{
+    const struct batch *b = n->batch;
+    CHECK(b != NULL);
+    n->batch = NULL;
+    double loss = 0;
+    if (b->example_count > 0) {
+        enum err err = collect(n, b, n->logits_out);
+        if (err != ERR_NONE)
+            return err;
+        if (n->staging != NULL)
+            staging_give(n->staging, n->given);
+        uint32_t groups = compute_loss_groups(n->max_examples);
+        for (uint32_t i = 0; i < n->model->output_count; i++)
+            loss += n->model->outputs[i].weight *
+                    compute_loss_total(n->here.loss_sums + (size_t)i * groups, b->example_count);
+    }
+    *loss_out = loss;
+    *finite_out = b->example_count == 0 || *n->here.bad == 0;
+    return ERR_NONE;
 }
 
 enum err network_train(struct network *n, const struct batch *b, uint64_t first_example,
@@ -457,115 +427,11 @@ enum err network_train(struct network *n, const struct batch *b, uint64_t first_
                        const struct network_gradients *gradients, float *logits_out,
                        double *loss_out, bool *finite_out)
 {
-    struct layer_pass pass;
-    enum err err = begin(n, b, values, gradients, &pass);
-    for (uint32_t o = 0; err == ERR_NONE && o < n->model->output_count; o++)
-        err = check_labels(&n->model->outputs[o], b);
-    if (err != ERR_NONE)
-        return err;
-    if (b->example_count == 0) {
-        clear_gradients(n->model, b, gradients);
-        *loss_out = 0;
-        *finite_out = true;
-        return ERR_NONE;
-    }
-    pass.first_example = first_example;
-    forward(n, &pass, logits_out);
-    *loss_out = losses(n, b);
-    backward(n, &pass);
-    *finite_out = all_finite(n, b, gradients);
-    return ERR_NONE;
+    enum err err = network_start(n, b, first_example, values, gradients, logits_out);
+    return err == ERR_NONE ? network_finish(n, loss_out, finite_out) : err;
 }
 
-/* ---- what is left for the trainer ------------------------------------------------------------ */
-
-/* Number i goes to lane i % 8, as in worker/compute_cpu_dense.c. */
-static double squares(const float *x, size_t count)
+void network_set_loss_scale(struct network *n, float scale)
 {
-    double lanes[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= count; i += 8)
-        for (size_t k = 0; k < 8; k++)
-            lanes[k] += (double)x[i + k] * (double)x[i + k];
-    for (size_t k = 0; i + k < count; k++)
-        lanes[k] += (double)x[i + k] * (double)x[i + k];
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
-           ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
-}
-
-static void scale_by(float *x, size_t count, float factor)
-{
-    for (size_t i = 0; i < count; i++)
-        x[i] *= factor;
-}
-
-double network_clip(const struct model *m, const struct batch *b,
-                    const struct network_gradients *gradients, double norm)
-{
-    const struct schema *s = m->schema;
-    double sum = 0;
-    for (uint32_t t = 0; t < s->table_count; t++)
-        sum += squares(gradients->rows[t], (size_t)b->tables[t].key_count * s->tables[t].dim);
-    for (uint32_t p = 0; p < s->dense_count; p++)
-        sum += squares(gradients->dense[p], s->dense[p].count);
-    double found = __builtin_sqrt(sum);
-    if (!(norm > 0 && found > norm && isfinite(found)))
-        return found;
-    float factor = (float)(norm / found);
-    for (uint32_t t = 0; t < s->table_count; t++)
-        scale_by(gradients->rows[t], (size_t)b->tables[t].key_count * s->tables[t].dim, factor);
-    for (uint32_t p = 0; p < s->dense_count; p++)
-        scale_by(gradients->dense[p], s->dense[p].count, factor);
-    return found;
-}
-
-struct network_metric network_metric(const struct model *m, const struct batch *b,
-                                     const float *logits, float *logit_room, float *label_room)
-{
-    const struct model_output *o = &m->outputs[m->metric_output];
-    uint32_t stride;
-    const float *labels = labels_of(b, o, &stride);
-    if (m->output_count == 1)
-        return (struct network_metric){logits, b->labels};
-    for (uint32_t i = 0; i < b->example_count; i++) {
-        logit_room[i] = logits[(size_t)i * m->output_width + m->metric_output];
-        label_room[i] = labels[(size_t)i * stride];
-    }
-    return (struct network_metric){logit_room, label_room};
-}
-
-double network_loss(const struct model *m, const float *logits, float label)
-{
-    switch (m->loss) {
-    case LOSS_LOGISTIC:
-        return fmath_logistic_loss(*logits, label);
-    case LOSS_SQUARED:
-        return fmath_squared_loss(*logits, label);
-    case LOSS_SOFTMAX:
-        CHECK(label >= 0 && label < (float)m->output_width);
-        return fmath_softmax_loss(logits, m->output_width, (uint32_t)label);
-    }
-    CHECK(false);
-}
-
-static void predict_softmax(const float *logits, uint32_t width, float *prediction)
-{
-    float largest = logits[0], sum = 0;
-    for (uint32_t j = 1; j < width; j++)
-        largest = logits[j] > largest ? logits[j] : largest;
-    for (uint32_t j = 0; j < width; j++)
-        sum += prediction[j] = fmath_exp(logits[j] - largest);
-    for (uint32_t j = 0; j < width; j++)
-        prediction[j] /= sum;
-}
-
-void network_predict(const struct model *m, const float *logits, float *prediction)
-{
-    for (uint32_t o = 0; o < m->output_count; o++) {
-        if (m->outputs[o].loss == LOSS_SOFTMAX)
-            predict_softmax(logits, m->output_width, prediction);
-        else
-            prediction[o] =
-                m->outputs[o].loss == LOSS_LOGISTIC ? fmath_sigmoid(logits[o]) : logits[o];
-    }
+    n->loss_scale = scale;
 }

@@ -9,7 +9,8 @@
  *          logits: float[n][output_width].
  * Bits     the result depends on the batch and the values alone, not on the number of threads: work
  *          is split by fixed numbers of rows, and partial sums are added in order.
- * Memory   all scratch is allocated by network_create() for max_examples.
+ * Memory   all scratch is allocated by network_create() for max_examples, on the device; values,
+ *          gradients, logits and batches are the host's.
  * Errors   ERR_LIMIT: more examples than that. ERR_INPUT: a label or weight that the loss has no
  *          meaning for, by its place in the batch.
  * Threads  one caller; the pool's threads work within a call.
@@ -26,11 +27,13 @@
 
 struct network;
 struct compute; /* worker/compute.h: the table of operations of a backend */
+struct device;  /* what they run on */
 
 struct network_options {
     const struct model *model;     /* borrowed */
-    const struct compute *compute; /* compute_cpu() */
-    struct pool *pool;             /* borrowed; NULL: this thread alone */
+    struct device *device;         /* borrowed; NULL: this process' memory, with … */
+    const struct compute *compute; /* … compute_cpu() and … */
+    struct pool *pool;             /* … borrowed threads; NULL: this one alone */
     uint32_t max_examples;
     uint64_t seed; /* of dropout */
 };
@@ -58,6 +61,20 @@ enum err network_train(struct network *n, const struct batch *b, uint64_t first_
                        const struct network_values *values,
                        const struct network_gradients *gradients, float *logits_out,
                        double *loss_out, bool *finite_out) MUST_CHECK;
+
+/*
+ * The same in two, for a device that computes while the host does something else: everything that
+ * is given stays until network_finish(), of the batch too. Between them network_send() begins to
+ * upload the batch that will be next. After a failure of network_start() nothing is to be finished.
+ */
+enum err network_start(struct network *n, const struct batch *b, uint64_t first_example,
+                       const struct network_values *values,
+                       const struct network_gradients *gradients, float *logits_out) MUST_CHECK;
+enum err network_send(struct network *n, const struct batch *next) MUST_CHECK;
+enum err network_finish(struct network *n, double *loss_out, bool *finite_out) MUST_CHECK;
+
+/* A power of two by which gradients are larger while they are computed (1 at first). */
+void network_set_loss_scale(struct network *n, float scale);
 
 /* Clips to `norm` (0: not): squares summed in double, tables then dense, in order. Returns the norm
    found. */

@@ -14,6 +14,7 @@
 #include "common/mem.h"
 #include "common/rng.h"
 #include "worker/compute.h"
+#include "worker/compute_cpu.h"
 #include "worker/network.h"
 
 #define ROUNDS 15
@@ -85,9 +86,9 @@ static void bench_fm(const struct compute *cpu, struct pool *pool, const struct 
     uint64_t forward = UINT64_MAX, backward = UINT64_MAX, both = UINT64_MAX;
     for (int round = 0; round < ROUNDS; round++) {
         uint64_t start = clock_ns();
-        cpu->terms(pool, &t);
+        cpu->terms(CPU_DEVICE(pool), &t);
         uint64_t middle = clock_ns();
-        cpu->terms_back(pool, &t);
+        cpu->terms_back(CPU_DEVICE(pool), &t);
         uint64_t end = clock_ns();
         forward = middle - start < forward ? middle - start : forward;
         backward = end - middle < backward ? end - middle : backward;
@@ -118,10 +119,10 @@ static uint64_t gemm_round(const struct compute *cpu, struct pool *pool, struct 
 {
     uint64_t start = clock_ns();
     for (int l = 0; l < LAYERS; l++) {
-        cpu->gemm_forward(pool, &gemms[l]);
-        cpu->gemm_weight(pool, &gemms[l]);
+        cpu->gemm_forward(CPU_DEVICE(pool), &gemms[l]);
+        cpu->gemm_weight(CPU_DEVICE(pool), &gemms[l]);
         if (l > 0)
-            cpu->gemm_input(pool, &gemms[l]);
+            cpu->gemm_input(CPU_DEVICE(pool), &gemms[l]);
     }
     return clock_ns() - start;
 }
@@ -244,12 +245,12 @@ static void bench_gemm(const struct compute *cpu)
     uint64_t best = UINT64_MAX;
     for (int round = 0; round < ROUNDS; round++) {
         uint64_t start = clock_ns();
-        cpu->gemm_forward(NULL, &g);
+        cpu->gemm_forward(CPU_DEVICE(NULL), &g);
         uint64_t time = clock_ns() - start;
         best = time < best ? time : best;
     }
     printf("sgemm 256 x %u x %u, one thread: %.1f GFLOP/s (%s)\n", n, n,
-           2.0 * 256 * n * n / (double)best, cpu->family());
+           2.0 * 256 * n * n / (double)best, cpu->family(CPU_DEVICE(NULL)));
 }
 
 int main(int argc, char **argv)

@@ -68,7 +68,7 @@ static size_t count_out(const struct shape *s)
 static void run_gemm_forward(struct pool *pool, const struct data *d, float *out)
 {
     struct compute_gemm g = {d->s.n, d->s.in, d->s.out, .x = d->x, .weight = d->weight, .y = out};
-    compute_cpu()->gemm_forward(pool, &g);
+    compute_cpu()->gemm_forward(CPU_DEVICE(pool), &g);
 }
 
 static void formula_gemm_forward(const struct data *d, double *out)
@@ -85,7 +85,7 @@ static void run_gemm_input(struct pool *pool, const struct data *d, float *out)
     struct compute_gemm g = {
         d->s.n,           d->s.in, d->s.out, .weight = d->weight, .y_gradient = d->y_gradient,
         .x_gradient = out};
-    compute_cpu()->gemm_input(pool, &g);
+    compute_cpu()->gemm_input(CPU_DEVICE(pool), &g);
 }
 
 static void formula_gemm_input(const struct data *d, double *out)
@@ -101,7 +101,7 @@ static void run_gemm_weight(struct pool *pool, const struct data *d, float *out)
 {
     struct compute_gemm g = {
         d->s.n, d->s.in, d->s.out, .x = d->x, .y_gradient = d->y_gradient, .weight_gradient = out};
-    compute_cpu()->gemm_weight(pool, &g);
+    compute_cpu()->gemm_weight(CPU_DEVICE(pool), &g);
 }
 
 static void formula_gemm_weight(const struct data *d, double *out)
@@ -135,7 +135,7 @@ static double slope(enum activation a, double y)
     static void run_##NAME(struct pool *pool, const struct data *d, float *out)                    \
     {                                                                                              \
         struct compute_activate a = {d->s.n, d->s.out, KIND, d->bias, d->y, out};                  \
-        compute_cpu()->activate(pool, &a);                                                         \
+        compute_cpu()->activate(CPU_DEVICE(pool), &a);                                             \
     }                                                                                              \
     static void formula_##NAME(const struct data *d, double *out)                                  \
     {                                                                                              \
@@ -146,7 +146,7 @@ static double slope(enum activation a, double y)
     {                                                                                              \
         memcpy(out, d->y_gradient, count_n_out(&d->s) * sizeof *out);                              \
         struct compute_activate_back a = {d->s.n, d->s.out, KIND, d->y, out};                      \
-        compute_cpu()->activate_back(pool, &a);                                                    \
+        compute_cpu()->activate_back(CPU_DEVICE(pool), &a);                                        \
     }                                                                                              \
     static void formula_##NAME##_back(const struct data *d, double *out)                           \
     {                                                                                              \
@@ -162,7 +162,7 @@ ACTIVATION_ROW(sigmoid, ACTIVATION_SIGMOID)
 static void run_columns(struct pool *pool, const struct data *d, float *out)
 {
     struct compute_columns c = {d->s.n, d->s.out, d->y, out};
-    compute_cpu()->column_sums(pool, &c);
+    compute_cpu()->column_sums(CPU_DEVICE(pool), &c);
 }
 
 static void formula_columns(const struct data *d, double *out)
@@ -190,7 +190,7 @@ static void run_norm(struct pool *pool, const struct data *d, float *out)
 {
     float *kept = random_floats(1, 2 * (size_t)d->s.n, 1);
     struct compute_norm c = {d->s.n, d->s.out, d->y, d->gain, d->bias, out, kept};
-    compute_cpu()->norm(pool, &c);
+    compute_cpu()->norm(CPU_DEVICE(pool), &c);
     mem_free(kept);
 }
 
@@ -216,12 +216,12 @@ static void run_norm_back(struct pool *pool, const struct data *d, float *out)
     size_t count = count_n_out(&d->s);
     float *kept = random_floats(1, 2 * (size_t)d->s.n, 1), *y = random_floats(1, count, 1);
     struct compute_norm c = {d->s.n, d->s.out, d->y, d->gain, d->bias, y, kept};
-    compute_cpu()->norm(pool, &c);
+    compute_cpu()->norm(CPU_DEVICE(pool), &c);
     struct compute_norm_back b = {d->s.n,  d->s.out,    d->y,
                                   d->gain, kept,        d->y_gradient,
                                   out,     out + count, out + count + d->s.out,
                                   false};
-    compute_cpu()->norm_back(pool, &b);
+    compute_cpu()->norm_back(CPU_DEVICE(pool), &b);
     mem_free(kept);
     mem_free(y);
 }
@@ -257,9 +257,9 @@ static void run_dropout(struct pool *pool, const struct data *d, float *out)
 {
     float *mask = random_floats(1, count_n_out(&d->s), 1);
     struct compute_dropout c = {d->s.n, d->s.out, 0.3, 11, 12, 13, d->y, out, mask};
-    compute_cpu()->dropout(pool, &c);
+    compute_cpu()->dropout(CPU_DEVICE(pool), &c);
     struct compute_multiply m = {count_n_out(&d->s), mask, out};
-    compute_cpu()->multiply(pool, &m);
+    compute_cpu()->multiply(CPU_DEVICE(pool), &m);
     mem_free(mask);
 }
 
@@ -292,7 +292,8 @@ static void run_loss(struct pool *pool, const struct data *d, enum loss_type typ
     uint32_t width = type == LOSS_SOFTMAX ? d->s.out : 1;
     double sums[64];
     struct compute_loss l = {type, d->s.n, width, d->y, d->labels, d->weights, out, sums, 0, 0};
-    out[(size_t)d->s.n * width] = (float)compute_cpu()->loss(pool, &l);
+    compute_cpu()->loss(CPU_DEVICE(pool), &l);
+    out[(size_t)d->s.n * width] = (float)compute_loss_total(sums, d->s.n);
 }
 
 static double label_of(const struct data *d, uint32_t i, enum loss_type type)
@@ -456,13 +457,13 @@ static void test_no_rows(void **state)
 {
     float out[6] = {1, 1, 1, 1, 1, 1};
     struct compute_gemm g = {.n = 0, .in = 3, .out = 2, .weight_gradient = out};
-    compute_cpu()->gemm_forward(NULL, &g);
-    compute_cpu()->gemm_weight(NULL, &g);
+    compute_cpu()->gemm_forward(CPU_DEVICE(NULL), &g);
+    compute_cpu()->gemm_weight(CPU_DEVICE(NULL), &g);
     for (int i = 0; i < 6; i++)
         assert_true(out[i] == 0);
     struct compute_columns c = {.n = 0, .width = 6, .sums = out};
     out[5] = 1;
-    compute_cpu()->column_sums(NULL, &c);
+    compute_cpu()->column_sums(CPU_DEVICE(NULL), &c);
     assert_true(out[5] == 0);
 }
 
@@ -477,10 +478,19 @@ static void test_weight_zero(void **state)
         double sums[1];
         struct compute_loss l = {
             (enum loss_type)type, 2, width, logits, labels, weights, gradient, sums, 0, 0};
-        double loss = compute_cpu()->loss(NULL, &l);
+        compute_cpu()->loss(CPU_DEVICE(NULL), &l);
+        double loss = compute_loss_total(sums, 2);
         assert_true(loss > 0 && loss < 1);
         assert_true(gradient[0] == 0 && isfinite(gradient[width]) && gradient[width] != 0);
     }
+}
+
+static bool is_finite(struct pool *pool, float *x, size_t count)
+{
+    uint32_t bad = 0;
+    struct compute_check c = {x, count, 1.0f, &bad};
+    compute_cpu()->check(CPU_DEVICE(pool), &c);
+    return bad == 0;
 }
 
 static void test_finite(void **state)
@@ -490,12 +500,12 @@ static void test_finite(void **state)
     float *x = random_floats(1, count, 3e38f);
     for (uint32_t threads = 1; threads <= 3; threads++) {
         struct pool *pool = pool_create(threads);
-        assert_true(compute_cpu()->finite(pool, x, count));
-        assert_true(compute_cpu()->finite(pool, x, 0));
+        assert_true(is_finite(pool, x, count));
+        assert_true(is_finite(pool, x, 0));
         for (size_t at = 0; at < count; at += 66666) {
             float kept = x[at];
             x[at] = bad[at / 66666 % 4];
-            assert_false(compute_cpu()->finite(pool, x, count));
+            assert_false(is_finite(pool, x, count));
             x[at] = kept;
         }
         pool_destroy(pool);
@@ -529,7 +539,7 @@ static void test_dropout_masks(void **state)
         masks[c] = random_floats(1, N * WIDTH, 0);
         struct compute_dropout d = {N,      WIDTH, 0.25, 1 + (c == 1), 1 + (c == 2),
                                     c == 3, x,     y,    masks[c]};
-        compute_cpu()->dropout(NULL, &d);
+        compute_cpu()->dropout(CPU_DEVICE(NULL), &d);
     }
     uint32_t dropped = 0, same[4] = {0};
     for (uint32_t i = 0; i < N * WIDTH; i++) {
@@ -552,8 +562,8 @@ static void test_dropout_masks(void **state)
 static void test_family(void **state)
 {
     assert_string_equal(compute_cpu()->name, "cpu");
-    assert_non_null(strstr(compute_cpu()->family(), "openblas "));
-    assert_true(strlen(compute_cpu()->family()) > strlen("openblas "));
+    assert_non_null(strstr(compute_cpu()->family(CPU_DEVICE(NULL)), "openblas "));
+    assert_true(strlen(compute_cpu()->family(CPU_DEVICE(NULL))) > strlen("openblas "));
 }
 
 int main(void)

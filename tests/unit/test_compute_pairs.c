@@ -20,6 +20,7 @@
 #include "common/mem.h"
 #include "tests/support/random_batch.h"
 #include "worker/compute.h"
+#include "worker/compute_cpu.h"
 #include "worker/network.h"
 
 #define PADDING 3u
@@ -107,7 +108,7 @@ static uint32_t width(const struct arrays *a)
 static void run_copy(struct pool *pool, const struct arrays *a, float *out, bool add)
 {
     struct compute_copy c = {a->s.n, a->width, a->stride, a->stride, a->x, out, add};
-    compute_cpu()->copy(pool, &c);
+    compute_cpu()->copy(CPU_DEVICE(pool), &c);
 }
 
 static double formula_copy(const struct arrays *a, uint32_t i, uint32_t j)
@@ -119,7 +120,7 @@ static void run_zeros(struct pool *pool, const struct arrays *a, float *out, boo
 {
     struct compute_copy c = {.n = a->s.n, .width = a->width, .y_stride = a->stride, .y = out};
     if (!add)
-        compute_cpu()->copy(pool, &c);
+        compute_cpu()->copy(CPU_DEVICE(pool), &c);
 }
 
 static double formula_zeros(const struct arrays *a, uint32_t i, uint32_t j)
@@ -144,7 +145,7 @@ static void run_cross(struct pool *pool, const struct arrays *a, float *out, boo
 {
     struct compute_cross c = cross_of(a);
     c.y = out;
-    compute_cpu()->cross(pool, &c);
+    compute_cpu()->cross(CPU_DEVICE(pool), &c);
 }
 
 static double formula_cross(const struct arrays *a, uint32_t i, uint32_t j)
@@ -160,7 +161,7 @@ static void cross_back(struct pool *pool, struct compute_cross *c, float *t_out)
     float *t = random_floats(0, count, 0);
     memcpy(t, c->t, count * sizeof *t);
     c->t = t;
-    compute_cpu()->cross_back(pool, c);
+    compute_cpu()->cross_back(CPU_DEVICE(pool), c);
     if (t_out != NULL)
         memcpy(t_out, t, count * sizeof *t);
     mem_free(t);
@@ -242,7 +243,7 @@ static void run_fm(struct pool *pool, const struct arrays *a, float *out, bool a
     struct compute_vectors v = vectors_of(a);
     v.sums = random_floats(0, (size_t)a->s.n * a->s.dim, 0);
     v.y = out;
-    compute_cpu()->fm(pool, &v);
+    compute_cpu()->fm(CPU_DEVICE(pool), &v);
     mem_free(v.sums);
 }
 
@@ -261,10 +262,10 @@ static void run_fm_back(struct pool *pool, const struct arrays *a, float *out, b
     float *y = random_floats(0, a->s.n, 0);
     v.sums = random_floats(0, (size_t)a->s.n * a->s.dim, 0);
     v.y = y;
-    compute_cpu()->fm(pool, &v);
+    compute_cpu()->fm(CPU_DEVICE(pool), &v);
     v.x_gradient = out;
     v.add = add;
-    compute_cpu()->fm_back(pool, &v);
+    compute_cpu()->fm_back(CPU_DEVICE(pool), &v);
     mem_free(v.sums);
     mem_free(y);
 }
@@ -282,7 +283,7 @@ static void run_dot(struct pool *pool, const struct arrays *a, float *out, bool 
 {
     struct compute_vectors v = vectors_of(a);
     v.y = out;
-    compute_cpu()->dot(pool, &v);
+    compute_cpu()->dot(CPU_DEVICE(pool), &v);
 }
 
 static double formula_dot(const struct arrays *a, uint32_t example, uint32_t column)
@@ -298,7 +299,7 @@ static void run_dot_back(struct pool *pool, const struct arrays *a, float *out, 
     struct compute_vectors v = vectors_of(a);
     v.x_gradient = out;
     v.add = add;
-    compute_cpu()->dot_back(pool, &v);
+    compute_cpu()->dot_back(CPU_DEVICE(pool), &v);
 }
 
 static double formula_dot_back(const struct arrays *a, uint32_t example, uint32_t column)
@@ -328,7 +329,7 @@ static void run_gemm_input(struct pool *pool, const struct arrays *a, float *out
                              .add = add};
     float *y_gradient = random_floats(8, (size_t)a->s.n * 4, 1);
     g.y_gradient = y_gradient;
-    compute_cpu()->gemm_input(pool, &g);
+    compute_cpu()->gemm_input(CPU_DEVICE(pool), &g);
     mem_free(y_gradient);
 }
 
