@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,22 @@ def run_job(arguments, cwd, timeout=120):
     result["code"] = code
     result["text"] = err[-2000:]
     return result
+
+
+def killed_and_resumed(r, arguments, cwd, clusters, when, kills=3, timeout=120):
+    """Begins a job afresh, kills paramctl with -9 when `when(process)` returns, sees its processes die, resumes on another
+    of the clusters, and lets it end after so many kills. -> as run_job()"""
+    how = "--fresh"
+    for _ in range(kills):
+        process = start(["run", *arguments, how, *r.choice(clusters)], cwd)
+        when(process)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if not wait_until(lambda: not any(is_alive(c) for c in children), 20):
+            return {"state": "none", "text": f"processes were left behind: {children}"}
+        how = "--resume=auto"
+    return run_job([*arguments, how, *r.choice(clusters)], cwd, timeout)
 
 
 class Daemons:

@@ -45,6 +45,13 @@ def environment(endpoint):
     return e
 
 
+def enter(endpoint):
+    """The same for this process and all that it starts."""
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update({k: v for k, v in environment(endpoint).items() if k.startswith("AWS_")})
+
+
 class Client:
     """Requests with Signature V4, by Python's own library."""
 
@@ -95,6 +102,15 @@ class Client:
         status, _, data = self.request("PUT", bucket)
         assert status == 200, (status, data)
 
+    def names(self, bucket, directory):
+        """What is right below "a/b/": names of objects, and of levels; up to 1000."""
+        status, _, data = self.request("GET", bucket, query={"list-type": "2", "delimiter": "/", "prefix": directory})
+        assert status == 200, (status, data)
+        root = xml.etree.ElementTree.fromstring(data)
+        keys = [e.text for c in root for e in c if e.tag.endswith("Key") or (c.tag.endswith("CommonPrefixes") and
+                                                                             e.tag.endswith("Prefix"))]
+        return [k[len(directory):].rstrip("/") for k in keys if k != directory]
+
     def uploads(self, bucket):
         """Keys of unfinished multipart uploads."""
         status, _, data = self.request("GET", bucket, query={"uploads": ""})
@@ -126,6 +142,26 @@ class Server:
                 os.killpg(p.pid, signal.SIGKILL)
             p.wait()
         shutil.rmtree(self.path, ignore_errors=True)
+
+    # ---- as Hdfs has them; paths begin with a slash ----
+
+    def enter(self):
+        enter(self.endpoint)
+
+    def uri(self, path="/"):
+        return "s3://bucket" + path
+
+    def put_tree(self, local, path):
+        for name in sorted(os.listdir(local)):
+            below = os.path.join(local, name)
+            if os.path.isdir(below):
+                self.put_tree(below, f"{path}/{name}")
+            else:
+                with open(below, "rb") as f:
+                    self.client.put("bucket", f"{path}/{name}"[1:], f.read())
+
+    def names(self, path):
+        return self.client.names("bucket", path[1:] + "/")
 
     def run(self, arguments, env=None):
         with open(os.path.join(self.path, "log"), "ab") as log:

@@ -9,10 +9,9 @@ moments and resumed with other clusters. Each pipeline depth and each model has 
 import json
 import os
 import random
-import signal
 import time
 
-from harness import Cases, Workplace, clicks_csv, clicks_job, children_of, is_alive, run, run_job, start, wait_until
+from harness import Cases, Workplace, clicks_csv, clicks_job, killed_and_resumed, run, run_job, start, wait_until
 
 cases = Cases()
 r = random.Random(int(os.environ.get("SEED", "20")))
@@ -31,22 +30,15 @@ CLUSTERS = [
 ]
 
 
-def killed_and_resumed(place, job, sets, seed):
-    """Kills paramctl with -9 at a random moment, sees its processes die, resumes elsewhere until the job ends."""
+def killed_at_random_moments(place, job, sets, seed):
     r = random.Random(seed)
     clusters = [["--servers", "1", "--workers", "2"], ["--servers", "2", "--workers", "1"],
                 ["--servers", "3", "--workers", "3"], ["--servers", "0"]]
-    how = ["--fresh"]
-    for attempt in range(3):
-        process = start(["run", "-f", job] + how + r.choice(clusters) + sets, place.path)
+
+    def when(process):
         wait_until(lambda: process.poll() is not None, 0.3 + r.random() * 1.5)
-        children = children_of(process.pid)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if not wait_until(lambda: not any(is_alive(c) for c in children), 10):
-            return {"digest": "processes were left behind"}
-        how = ["--resume=auto"]
-    return run_job(["-f", job] + how + r.choice(clusters) + sets, place.path)
+
+    return killed_and_resumed(r, ["-f", job] + sets, place.path, clusters, when)
 
 
 def asked_for_checkpoints(place, job, name, sets):
@@ -80,7 +72,7 @@ def long_jobs(place, kills):
                     taken > 0 and result["digest"] == first["digest"], result)
         for _ in range(kills):
             seed = r.randrange(1 << 30)
-            result = killed_and_resumed(place, f"{name}.yaml", sets, seed)
+            result = killed_at_random_moments(place, f"{name}.yaml", sets, seed)
             cases.check(f"{name}: killed and resumed (seed {seed})", result.get("digest") == first["digest"], result)
 
 
@@ -100,7 +92,7 @@ def digests_of(place, model, depth, clusters, kills):
         cases.check(f"{name}: {title}", result.get("digest") == first["digest"], result)
     for _ in range(kills):
         seed = r.randrange(1 << 30)
-        result = killed_and_resumed(place, job, sets, seed)
+        result = killed_at_random_moments(place, job, sets, seed)
         cases.check(f"{name}: killed and resumed (seed {seed})", result.get("digest") == first["digest"], result)
     return first["digest"]
 
