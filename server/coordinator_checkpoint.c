@@ -339,6 +339,15 @@ static void retain(struct coordinator *c, const struct job_run *j)
         a->protect[n++] = must_strdup(j->restore_name);
 }
 
+void note_best(struct job_run *j)
+{
+    if (!j->job->early_stopping.restore_best || j->best_step == NO_STEP ||
+        j->best_step != j->newest)
+        return;
+    mem_free(j->best_name);
+    j->best_name = must_strdup(j->newest_name);
+}
+
 static void published(struct coordinator *c, struct job_run *j, uint64_t now)
 {
     j->snap = SNAP_IDLE;
@@ -349,10 +358,7 @@ static void published(struct coordinator *c, struct job_run *j, uint64_t now)
         job_note(c, j, COORDINATOR_INFO, "training goes on");
     j->snap_failures = j->snap_margin = 0;
     age_reset(j, now);
-    if (j->job->early_stopping.restore_best && j->best_step == j->newest) {
-        mem_free(j->best_name);
-        j->best_name = must_strdup(j->newest_name);
-    }
+    note_best(j);
     if (j->wanted == j->newest)
         j->wanted = NO_STEP;
     if (j->now_wanted != NO_STEP && j->now_wanted <= j->newest)

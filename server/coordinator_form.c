@@ -437,7 +437,6 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
     j->has_begun = true;
     j->listed_again = false;
     job_set_state(c, j, JOB_RUNNING, now);
-    record_note(c, j);
     if (j->recover_ms != 0)
         job_note(c, j, COORDINATOR_INFO, "goes on at step=%llu after_ms=%llu",
                  (unsigned long long)j->start_step, (unsigned long long)(now - j->recover_ms));
@@ -445,6 +444,7 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
     uint64_t step = j->start_step;
     struct early early = evals_early(j, step);
     find_best(j, early.best_step);
+    record_note(c, j); /* not sooner: it must name the best, for who takes a running job over */
     if (j->eval_mode || (step > 0 && (step == j->steps.last_step || early.stop))) {
         bool evaluate =
             j->eval_mode || (steps_is_eval(&j->steps, step) && evals_find(j, step, false) == NULL);

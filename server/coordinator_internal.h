@@ -394,6 +394,8 @@ void age_step(struct coordinator *c, struct job_run *j, uint64_t now);
 void age_reset(struct job_run *j, uint64_t now);
 /* Milliseconds; 0: none is being waited for. */
 uint64_t age_of(const struct job_run *j, uint64_t now);
+/* The newest checkpoint is the best one, if it is of that step. */
+void note_best(struct job_run *j);
 void snap_step(struct coordinator *c, struct job_run *j, uint64_t now);
 void snap_result(struct coordinator *c, struct job_run *j, const struct coordinator_result *r,
                  uint64_t now);

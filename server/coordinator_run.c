@@ -12,6 +12,7 @@ static void decide(struct coordinator *c, struct job_run *j, uint64_t now)
     struct early early = evals_early(j, j->hold_step);
     if (early.best_step != NO_STEP)
         j->best_step = early.best_step;
+    note_best(j); /* a new leader may have published it before it asked what is best */
     bool last = j->hold_stop || j->hold_step == j->steps.last_step;
     j->hold_stop = last || early.stop;
     j->stopped_early |= early.stop && j->hold_step < j->steps.last_step;

@@ -477,6 +477,35 @@ static void test_queue_and_past_survive(void **state)
     model_deinit(&m);
 }
 
+/* A job that began again behind its best checkpoint, with a new leader at any turn from there on. */
+static void test_best_survives(void **state)
+{
+    static const double better_then_worse[] = {1, 3, 2, 1.5, 1.4, 1.3, 1.2};
+    for (int when = 0; when < 40; when += STRIDE) {
+        struct model m;
+        model_init(&m, 3, 2);
+        m.steps_a_turn = 1;
+        m.quality = better_then_worse;
+        m.quality_count = 7;
+        model_submit(&m, YAML "early_stopping: {metric: log_loss, patience: 2}\n", "");
+        while (model_find(&m, 1, 20) == NULL && m.turn < TURNS)
+            model_turn(&m);
+        model_turn(&m);
+        model_turn(&m);
+        model_leave(&m, member(&m, "server-1"));
+        for (int i = 0; i < when; i++)
+            model_turn(&m);
+        model_new_leader(&m);
+        if (!model_until(&m, "job", "DONE", TURNS))
+            fail_msg("taken over after turn %d", when);
+        Paramd__Control__StatusReply *s = model_status(&m, "job");
+        if (s->checkpoint_step != 20 || model_find(&m, 1, 20) == NULL)
+            fail_msg("taken over after turn %d: the result is '%s'", when, s->checkpoint);
+        paramd__control__status_reply__free_unpacked(s, NULL);
+        model_deinit(&m);
+    }
+}
+
 /* Nothing is decided while the registry is away, and the job goes on when it is back. */
 static void test_registry_away(void **state)
 {
@@ -577,6 +606,7 @@ int main(void)
         cmocka_unit_test(test_takeover_with_loss),
         cmocka_unit_test(test_leases_survive),
         cmocka_unit_test(test_queue_and_past_survive),
+        cmocka_unit_test(test_best_survives),
         cmocka_unit_test(test_registry_away),
         cmocka_unit_test(test_end_is_not_recorded_late),
         cmocka_unit_test(test_end_names_the_checkpoint),
