@@ -137,6 +137,7 @@ static void fill_state(const struct shard *s, uint32_t rank, Paramd__PushPullRep
         return;
     r->received = s->consistency.ranks[rank].received;
     r->applied = s->consistency.ranks[rank].applied;
+    r->acked = s->consistency.ranks[rank].acked;
     r->version = s->consistency.version;
 }
 

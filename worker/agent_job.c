@@ -285,6 +285,10 @@ static void look_at_trainer(struct agent *a)
     case TRAINER_NOT_FORMED:
         not_formed(a, status.why);
         break;
+    case TRAINER_OVERTAKEN:
+        stop_trainer(a);
+        agent_wake(a);
+        break;
     default:
         j->retried_since_ms = 0;
         log_info("agent", "training has ended");

@@ -239,6 +239,7 @@ static void received_push_pull(struct exchange *x, struct rank *r, struct call *
         .message = reply->message,
         .received = reply->received,
         .applied = reply->applied,
+        .acked = reply->acked,
     };
     enum session_verdict verdict = session_replied(r->session, &c->send, &said, now_ms);
     if (verdict == SESSION_TAKE && has_values && s->pull_first <= s->pull_last)

@@ -363,6 +363,28 @@ static void resumed(struct session *s, struct ask *a, const struct session_reply
         begin(s, now_ms);
 }
 
+/* The shard does not have that push, or has it no more. */
+static void lacking(struct session *s, const struct session_send *call, struct ask *a,
+                    const struct session_reply *reply, uint64_t now_ms)
+{
+    if (reply->acked > session_acked(s))
+        end(s, SESSION_OVERTAKEN,
+            must_format("rank %" PRIu32 ": an earlier session acknowledged push-pull %" PRIu64
+                        " to shard %" PRIu32 " after this one had begun behind %" PRIu64,
+                        s->options.rank, reply->acked, call->shard, session_acked(s)));
+    else if (call->seq <= s->floor && call->seq > s->options.start &&
+             s->options.steps.consistency == CONSISTENCY_BSP)
+        end(s, SESSION_FAILED,
+            must_format("rank %" PRIu32 ": shard %" PRIu32 " no longer has push-pull %" PRIu64
+                        ", which it had answered",
+                        s->options.rank, call->shard, call->seq));
+    else if (call->header_only)
+        make_due(s, a, now_ms + WAITING_PAUSE_MS * PLANT(body_never_again),
+                 PLANT(body_never_again));
+    else /* no shard lacks what has just been sent; but never in a tight loop */
+        back_off(s, call, a, false, "the shard lacks a push that it has been sent", now_ms);
+}
+
 enum session_verdict session_replied(struct session *s, const struct session_send *call,
                                      const struct session_reply *reply, uint64_t now_ms)
 {
@@ -397,17 +419,7 @@ enum session_verdict session_replied(struct session *s, const struct session_sen
                  true);
         break;
     case PARAMD__PUSH_PULL_REPLY__STATUS__LACKING:
-        if (call->seq <= s->floor && call->seq > s->options.start &&
-            s->options.steps.consistency == CONSISTENCY_BSP)
-            end(s, SESSION_FAILED,
-                must_format("rank %" PRIu32 ": shard %" PRIu32 " no longer has push-pull %" PRIu64
-                            ", which it had answered",
-                            s->options.rank, call->shard, call->seq));
-        else if (call->header_only)
-            make_due(s, a, now_ms + WAITING_PAUSE_MS * PLANT(body_never_again),
-                     PLANT(body_never_again));
-        else /* no shard lacks what has just been sent; but never in a tight loop */
-            back_off(s, call, a, false, "the shard lacks a push that it has been sent", now_ms);
+        lacking(s, call, a, reply, now_ms);
         break;
     case PARAMD__PUSH_PULL_REPLY__STATUS__EXPECTED:
         expected(s, call, reply, now_ms);

@@ -18,7 +18,9 @@
  * begun it, asks with the header only for the values that the shards kept.
  *
  * After a transport error the header goes alone first, because the push may have arrived; a shard
- * that lacks it says so. A seq has at most one call open per shard. Waits grow by half-random
+ * that lacks it says so. One that lacks it because more is acknowledged than this session ever said
+ * has heard an earlier session of the same worker late, after it had answered this one's resume: what
+ * that one acknowledged is gone, and the session is OVERTAKEN. A seq has at most one call open per shard. Waits grow by half-random
  * doubling up to a bound; a shard that has given no reply at all for give_up_ms makes the rank
  * UNREACHABLE.
  *
@@ -40,6 +42,7 @@ enum session_state {
     SESSION_FINISHED,    /* the last step, or the one that STOP named, is answered by all shards */
     SESSION_REPLACED,    /* the rank belongs to another worker now */
     SESSION_NOT_FORMED,  /* another generation: the control plane knows which */
+    SESSION_OVERTAKEN,   /* an earlier session's late message: a new one must ask anew */
     SESSION_UNREACHABLE, /* a shard gave no reply within give_up_ms */
     SESSION_FAILED       /* the job cannot go on */
 };
@@ -100,7 +103,7 @@ uint64_t session_due_ms(const struct session *s);
 struct session_reply {
     Paramd__PushPullReply__Status status;
     const char *message;               /* may be NULL */
-    uint64_t received, applied, acked; /* acked: of resume */
+    uint64_t received, applied, acked; /* what the shard knows of the rank */
 };
 
 enum session_verdict {

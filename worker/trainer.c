@@ -187,6 +187,9 @@ static enum err rank_over(struct trainer *t, struct replica *r, enum err e)
     case SESSION_NOT_FORMED:
         t->end = TRAINER_NOT_FORMED;
         return e;
+    case SESSION_OVERTAKEN:
+        t->end = TRAINER_OVERTAKEN;
+        return e;
     case SESSION_UNREACHABLE:
         t->end = TRAINER_FAILED_RESOURCE;
         return e;

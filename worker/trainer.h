@@ -46,6 +46,7 @@ enum trainer_end {
     TRAINER_FINISHED, /* every rank has made its last step, or was replaced */
     TRAINER_CANCELLED,
     TRAINER_NOT_FORMED,     /* the shards belong to another formation */
+    TRAINER_OVERTAKEN,      /* by a late message of the trainer before it: to be started again */
     TRAINER_FAILED_INPUT,   /* the job's data or configuration */
     TRAINER_FAILED_BUG,     /* ours, or not reproducible */
     TRAINER_FAILED_RESOURCE /* memory, a disk, a peer */

@@ -206,6 +206,10 @@ static void look_at_trainer(struct sim_worker *w)
     case END_NOT_FORMED:
         not_formed(w);
         break;
+    case END_OVERTAKEN:
+        trainer_stop(w);
+        worker_step_soon(w, 1);
+        break;
     default:
         w->retried_since_us = 0;
         break;

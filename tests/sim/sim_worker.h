@@ -18,7 +18,15 @@ enum trainer_phase {
     TRAINER_FINISHES,
     TRAINER_OVER
 };
-enum trainer_end { END_NONE, END_FINISHED, END_NOT_FORMED, END_RESOURCE, END_INPUT, END_BUG };
+enum trainer_end {
+    END_NONE,
+    END_FINISHED,
+    END_NOT_FORMED,
+    END_OVERTAKEN,
+    END_RESOURCE,
+    END_INPUT,
+    END_BUG
+};
 
 struct replica {
     uint32_t rank, index;

@@ -255,6 +255,7 @@ static void take_reply(void *context, enum err code, struct chain *reply)
     r->status = p->status;
     r->received = p->received;
     r->applied = p->applied;
+    r->acked = p->acked;
     r->version = p->version;
     r->value_count = m.payload_size / sizeof(float);
     r->values = malloc(m.payload_size + 1);

@@ -43,7 +43,7 @@ struct fixture_reply {
     enum err code;
     char text[256]; /* of err_text(), or the reply's message */
     Paramd__PushPullReply__Status status;
-    uint64_t received, applied, version;
+    uint64_t received, applied, acked, version;
     float *values; /* of all blocks, one after another */
     size_t value_count;
 };

@@ -392,6 +392,26 @@ static void test_lacking_what_was_kept(void **state)
     session_destroy(s);
 }
 
+/* A message of the worker's session before, of the same lease, came after our resume: the shard took
+   its word for what is acknowledged, so the values that we ask for are gone and the state that we
+   begin from is old. In every mode, and whether the header went alone or not. */
+static void test_overtaken(void **state)
+{
+    static const enum consistency modes[] = {CONSISTENCY_BSP, CONSISTENCY_SSP, CONSISTENCY_ASP};
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+        struct steps steps = calendar(modes[i], modes[i] == CONSISTENCY_BSP ? 1 : 0);
+        struct session *s = make(&steps, 1, 0);
+        struct session_send call;
+        resume(s, 7, 0);
+        assert_true(session_next_send(s, 0, &call));
+        struct session_reply r = {.status = LACKING, .received = 9, .applied = 8, .acked = 8};
+        session_replied(s, &call, &r, 0);
+        assert_int_equal(session_state(s), SESSION_OVERTAKEN);
+        assert_non_null(strstr(session_why(s), "acknowledged push-pull 8"));
+        session_destroy(s);
+    }
+}
+
 static void test_ends(void **state)
 {
     struct steps steps = calendar(CONSISTENCY_BSP, 1);
@@ -499,6 +519,7 @@ int main(void)
         cmocka_unit_test(test_hopeless),
         cmocka_unit_test(test_expected),
         cmocka_unit_test(test_lacking_what_was_kept),
+        cmocka_unit_test(test_overtaken),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_random_walks),
     };

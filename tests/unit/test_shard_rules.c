@@ -168,6 +168,11 @@ static void test_acknowledged(void **state)
     expect(&r, STATUS(LACKING), "");
     r.header_only = false;
     expect(&r, STATUS(LACKING), "gone");
+    /* Who asks is told what is acknowledged: it may have been overtaken by a message of its own. */
+    struct fixture_reply reply = {0};
+    shard_fixture_call(&f, &r, &reply);
+    assert_int_equal(reply.acked, 4);
+    shard_fixture_reply_deinit(&reply);
     shard_fixture_stop(&f);
 }
 
