@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/check.h"
 #include "common/err.h"
@@ -110,6 +111,37 @@ char *must_format(const char *format, ...)
     va_end(arguments);
     CHECK(length >= 0);
     return text;
+}
+
+void *mem_map(uint64_t bytes, uint64_t alignment)
+{
+    uint8_t *memory = MAP_FAILED;
+    if (fail_now())
+        errno = ENOMEM;
+    else
+        memory = mmap(NULL, bytes + alignment, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        err_set_errno(ERR_MEMORY, errno, "cannot allocate %llu bytes", (unsigned long long)bytes);
+        return NULL;
+    }
+    uint64_t before = (alignment - (uintptr_t)memory % alignment) % alignment;
+    if (before > 0)
+        munmap(memory, before);
+    munmap(memory + before + bytes, alignment - before);
+    return memory + before;
+}
+
+void mem_unmap(void *memory, uint64_t bytes)
+{
+    if (memory != NULL)
+        munmap(memory, bytes);
+}
+
+void mem_ask_huge(void *memory, uint64_t bytes)
+{
+    if (bytes > 0)
+        (void)madvise(memory, bytes, MADV_HUGEPAGE);
 }
 
 _Bool mem_grow_(void *array_pointer, size_t *capacity, size_t needed, size_t element_size)

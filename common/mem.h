@@ -28,6 +28,16 @@ char *must_strdup(const char *text);
 char *must_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
+ * Zeroed memory of its own that begins at a multiple of `alignment` (a power of two of at least
+ * 4096) and is backed as it is first touched. NULL: no memory.
+ */
+#define MEM_HUGE_BYTES (UINT64_C(2) << 20) /* of a huge page */
+void *mem_map(uint64_t bytes, uint64_t alignment);
+void mem_unmap(void *memory, uint64_t bytes);
+/* That this part of such memory be backed by huge pages; refusal changes speed only. */
+void mem_ask_huge(void *memory, uint64_t bytes);
+
+/*
  * Makes room for `needed` elements in a growing array; grows by half, at least 16. false: no
  * memory.
  */

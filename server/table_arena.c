@@ -1,13 +1,9 @@
 #include "server/table_arena.h"
 
-#include <errno.h>
-#include <sys/mman.h>
-
 #include "common/mem.h"
 
 #define LINE_BYTES  64u
 #define CHUNK_BYTES (UINT64_C(64) << 20)
-#define HUGE_BYTES  (UINT64_C(2) << 20)
 #define PAGE_BYTES  UINT64_C(4096)
 
 /* The smallest stride at which no row touches more cache lines than its size makes it. */
@@ -31,7 +27,7 @@ static uint64_t row_bytes(const struct table_arena *a)
 static uint64_t chunk_bytes(const struct table_arena *a)
 {
     uint64_t bytes = row_bytes(a) << a->shift;
-    return (bytes + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+    return (bytes + MEM_HUGE_BYTES - 1) / MEM_HUGE_BYTES * MEM_HUGE_BYTES;
 }
 
 void arena_init(struct table_arena *a, uint32_t row_floats)
@@ -44,26 +40,9 @@ void arena_init(struct table_arena *a, uint32_t row_floats)
 void arena_deinit(struct table_arena *a)
 {
     for (size_t i = 0; i < a->chunk_count; i++)
-        munmap(a->chunks[i], chunk_bytes(a));
+        mem_unmap(a->chunks[i], chunk_bytes(a));
     mem_free(a->chunks);
     *a = (struct table_arena){0};
-}
-
-/* `bytes` of zeros that begin at a multiple of a huge page. NULL: no memory. */
-static void *map_aligned(uint64_t bytes)
-{
-    uint8_t *memory = mmap(NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-        err_set_errno(ERR_MEMORY, errno, "cannot map %llu bytes for rows",
-                      (unsigned long long)bytes);
-        return NULL;
-    }
-    uint64_t before = (HUGE_BYTES - (uintptr_t)memory % HUGE_BYTES) % HUGE_BYTES;
-    if (before > 0)
-        munmap(memory, before);
-    munmap(memory + before + bytes, HUGE_BYTES - before);
-    return memory + before;
 }
 
 enum err arena_reserve(struct table_arena *a)
@@ -75,13 +54,12 @@ enum err arena_reserve(struct table_arena *a)
         return err_set(ERR_LIMIT, "%u rows in one shard; use more shards", a->rows);
     if (!mem_grow(a->chunks, a->chunk_capacity, a->chunk_count + 1))
         return ERR_MEMORY;
-    uint8_t *memory = map_aligned(chunk_bytes(a));
+    uint8_t *memory = mem_map(chunk_bytes(a), MEM_HUGE_BYTES);
     if (memory == NULL)
         return ERR_MEMORY;
-    /* Small tables are many: the first 2 MiB stay small pages. Refusal changes speed only. */
-    uint64_t small = a->chunk_count == 0 ? HUGE_BYTES : 0;
-    if (chunk_bytes(a) > small)
-        (void)madvise(memory + small, chunk_bytes(a) - small, MADV_HUGEPAGE);
+    /* Small tables are many: the first 2 MiB stay small pages. */
+    uint64_t small = a->chunk_count == 0 ? MEM_HUGE_BYTES : 0;
+    mem_ask_huge(memory + small, chunk_bytes(a) - small);
     a->chunks[a->chunk_count++] = (float *)memory;
     return ERR_NONE;
 }
@@ -89,6 +67,6 @@ enum err arena_reserve(struct table_arena *a)
 uint64_t arena_memory(const struct table_arena *a)
 {
     uint64_t bytes = a->rows * row_bytes(a);
-    uint64_t page = bytes < HUGE_BYTES ? PAGE_BYTES : HUGE_BYTES;
+    uint64_t page = bytes < MEM_HUGE_BYTES ? PAGE_BYTES : MEM_HUGE_BYTES;
     return (bytes + page - 1) / page * page + a->chunk_capacity * sizeof *a->chunks;
 }

@@ -5,18 +5,36 @@
 #include "common/check.h"
 #include "common/mem.h"
 
-#define LINES_MIN        2
 #define DISPLACEMENT_MAX 512 /* lines from a key's home; mixed keys stay far below */
+#define ORDER_MAX        29u /* of a segment's block: its lines have 32-bit numbers */
 
-/* Lines that a segment has, without the one that stays empty: homes and tail. */
+/* Lines that keys may lie in, with the tail; one more stays empty. */
 static uint32_t lines_used(uint32_t line_count)
 {
     return line_count + line_count / 32 + 2;
 }
 
-static uint64_t segment_bytes(uint32_t line_count)
+static uint32_t lines_of_order(uint32_t order)
 {
-    return ((uint64_t)lines_used(line_count) + 1) * sizeof(struct index_line);
+    return (uint32_t)(blocks_bytes(order) / sizeof(struct index_line));
+}
+
+/* The most homes for which tail and empty line find room in a block. */
+static uint32_t homes_of_order(uint32_t order)
+{
+    uint32_t lines = lines_of_order(order) - 3, homes = (uint32_t)(lines * UINT64_C(32) / 33);
+    while (lines_used(homes + 1) + 1 <= lines_of_order(order))
+        homes++;
+    return homes;
+}
+
+/* The order of the block that a segment has; it has one. */
+static uint32_t order_of(const struct index_segment *s)
+{
+    uint32_t lines = lines_used(s->line_count) + 1, order = 0;
+    while (lines_of_order(order) < lines)
+        order++;
+    return order;
 }
 
 enum err index_init(struct table_index *x, uint32_t first_partition, uint32_t end_partition)
@@ -31,23 +49,32 @@ enum err index_init(struct table_index *x, uint32_t first_partition, uint32_t en
     return ERR_NONE;
 }
 
+static void segment_deinit(struct table_index *x, struct index_segment *s)
+{
+    if (s->line_count == 0)
+        return;
+    uint32_t order = order_of(s);
+    blocks_free(&x->blocks, s->lines, order);
+    x->bytes -= blocks_bytes(order);
+}
+
 void index_deinit(struct table_index *x)
 {
     for (uint32_t i = 0; x->segments != NULL && i < x->segment_count; i++)
-        mem_free(x->segments[i].lines);
+        segment_deinit(x, &x->segments[i]);
+    blocks_deinit(&x->blocks);
     mem_free(x->segments);
     *x = (struct table_index){0};
 }
 
-static enum err segment_init(struct index_segment *s, uint64_t line_count)
+static enum err segment_init(struct table_index *x, struct index_segment *s, uint32_t order)
 {
-    if (line_count > UINT32_MAX / 2)
-        return err_set(ERR_LIMIT, "a partition with %u rows cannot grow", s->count);
-    struct index_line *lines = mem_alloc_array((size_t)segment_bytes((uint32_t)line_count), 1);
+    struct index_line *lines = blocks_alloc(&x->blocks, order);
     if (lines == NULL)
         return ERR_MEMORY;
-    memset(lines, 0xff, (size_t)segment_bytes((uint32_t)line_count));
-    *s = (struct index_segment){.lines = lines, .line_count = (uint32_t)line_count};
+    memset(lines, 0xff, (size_t)blocks_bytes(order));
+    *s = (struct index_segment){.lines = lines, .line_count = homes_of_order(order)};
+    x->bytes += blocks_bytes(order);
     return ERR_NONE;
 }
 
@@ -86,27 +113,21 @@ static enum err crowded(const struct table_index *x, const struct index_segment 
 
 static enum err segment_grow(struct table_index *x, struct index_segment *s)
 {
-    /* To a load of 0.35. */
-    uint64_t line_count = ((uint64_t)s->count + 1) * 20 / (7 * INDEX_LINE_SLOTS);
-    if (line_count < LINES_MIN)
-        line_count = LINES_MIN;
-    while (line_count <= s->line_count) /* it is the tail that is full */
-        line_count *= 2;
-    for (;; line_count *= 2) {
-        if (line_count > 16 * ((uint64_t)s->count + 64))
+    for (uint32_t order = s->line_count > 0 ? order_of(s) + 1 : 0;; order++) {
+        if (order > ORDER_MAX)
+            return err_set(ERR_LIMIT, "a partition with %u rows cannot grow", s->count);
+        if (homes_of_order(order) > 16 * ((uint64_t)s->count + 64))
             return crowded(x, s);
-        struct index_segment grown = {.count = s->count};
-        enum err e = segment_init(&grown, line_count);
+        struct index_segment grown;
+        enum err e = segment_init(x, &grown, order);
         if (e != ERR_NONE)
             return e;
         if (segment_fill(&grown, s)) {
-            x->bytes += segment_bytes(grown.line_count);
-            x->bytes -= s->line_count > 0 ? segment_bytes(s->line_count) : 0;
-            mem_free(s->lines);
+            segment_deinit(x, s);
             *s = grown;
             return ERR_NONE;
         }
-        mem_free(grown.lines);
+        segment_deinit(x, &grown);
     }
 }
 

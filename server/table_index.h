@@ -5,8 +5,8 @@
  * key's home is a line, its mixed value scaled to their number; what does not fit goes on to the
  * next line (ordered linear probing), so that keys ascend from slot to slot over the whole segment.
  * A look-up touches one cache line, rarely two; look-ups of ascending keys sweep memory forwards;
- * walking the slots gives the keys in order. A segment grows alone, when seven of ten slots are
- * used, to a third; so no growth stops its owner for long.
+ * walking the slots gives the keys in order. A segment grows alone, to twice its size, when seven
+ * of ten slots are used; so no growth stops its owner for long.
  *
  * An empty slot has the key UINT64_MAX and the row INDEX_EMPTY: a probe compares keys only and
  * stops there. Behind the homes lies a tail of lines for what the last ones push on, and one line
@@ -25,6 +25,7 @@
 
 #include "common/err.h"
 #include "common/layout.h"
+#include "server/table_blocks.h"
 
 #define INDEX_EMPTY      UINT32_MAX
 #define INDEX_LINE_SLOTS 5u
@@ -37,9 +38,9 @@ struct index_line {
 _Static_assert(sizeof(struct index_line) == 64, "a line is a cache line");
 
 struct index_segment {
-    struct index_line *lines;
-    uint32_t line_count; /* homes; the tail comes on top */
-    uint32_t count;      /* keys */
+    struct index_line *lines; /* a block */
+    uint32_t line_count;      /* homes; the tail comes on top, and both fill the block */
+    uint32_t count;           /* keys */
 };
 
 struct index_slot {
@@ -51,7 +52,8 @@ struct table_index {
     struct index_segment *segments; /* one for each partition from first_partition on */
     uint32_t first_partition, segment_count;
     uint64_t count; /* keys */
-    uint64_t bytes; /* allocated */
+    uint64_t bytes; /* of blocks and segments */
+    struct table_blocks blocks;
 };
 
 enum err index_init(struct table_index *x, uint32_t first_partition,
