@@ -167,15 +167,13 @@ self_test() {
     copy=$(mktemp -d)    # not local: the trap needs it
     trap 'rm -rf "$copy"' EXIT
 
-    # plant FILE INCLUDE REASON: FILE with that line must be reported, for that reason.
+    # plant FILE INCLUDE REASON: FILE with that line, beside its own header, must be reported, for that reason.
     plant() {
         local file=$1 line=$2 reason=$3 output
         count=$((count + 1))
         rm -rf "${copy:?}"/*
-        for directory in common server worker cli; do
-            [ ! -d "$root/$directory" ] || cp -r "$root/$directory" "$copy/"
-        done
         mkdir -p "$copy/${file%/*}"
+        [ ! -f "$root/${file%.c}.h" ] || cp "$root/${file%.c}.h" "$copy/${file%/*}/"
         printf '%s\n' "$line" >"$copy/$file"
         output=$(check "$copy" 2>&1) || true
         if ! grep -F "$file:1: " <<<"$output" | grep -qF "$reason"; then
