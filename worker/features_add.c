@@ -278,8 +278,9 @@ static enum err put_bytes(const struct feature_input *in, const struct feature *
 {
     const struct record *record = in->record;
     if (record->byte_count != x->job->length)
-        return feature_error(in, x, (struct span){0}, "images of %u values, but length is %u",
-                             record->byte_count, x->job->length);
+        return feature_error(in, x, (struct span){0},
+                             "images of %u values, but length is %u; set features.%s.length",
+                             record->byte_count, x->job->length, x->job->name);
     for (uint32_t i = 0; i < record->byte_count; i++)
         out[i] = (float)record->bytes[i] / 255.0f;
     return ERR_NONE;
