@@ -86,7 +86,7 @@ void plan_make(uint64_t seed, struct plan *out);
                 X(store_failures) X(store_outages) X(store_lost_replies) X(damaged)                \
                     X(damaged_refused) X(snapshots) X(torn_snapshots) X(published) X(retained)     \
                         X(removed) X(records) X(restores) X(recoveries) X(moved_ranks)             \
-                            X(resumed_ranks) X(replaced) X(overtaken) X(not_formed) X(duplicates)  \
+                            X(resumed_ranks) X(replaced) X(not_formed) X(duplicates)               \
                                 X(evaluations) X(stopped_early) X(stops) X(checkpoints_now)        \
                                     X(drains) X(takeovers) X(whole_cluster)
 

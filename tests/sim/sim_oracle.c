@@ -33,6 +33,12 @@ static struct {
     uint64_t term;
 } followed[SIM_PROCESS];
 
+/* Who was told the largest lease of each rank. */
+static struct holder {
+    uint64_t generation, lease;
+    uint32_t process, life;
+} holders[RANKS];
+
 static struct published published[PUBLISHED_MAX];
 static uint32_t published_count;
 static struct recorded recorded;
@@ -46,6 +52,7 @@ void oracle_begin(void)
     recorded = (struct recorded){0};
     has_damaged = false;
     memset(followed, 0, sizeof followed);
+    memset(holders, 0, sizeof holders);
     restored[0] = '\0';
     restored_generation = 0;
 }
@@ -310,6 +317,23 @@ static void check_term(const struct process *p, uint64_t term)
     followed[p->number].term = term;
 }
 
+/* A lease is one worker's: pushes of two could not be told apart. */
+static void check_holders(const struct process *p, uint64_t generation,
+                          Paramd__Control__Lease *const *leases, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct holder *h = &holders[leases[i]->rank < RANKS ? leases[i]->rank : 0];
+        bool newer = generation != h->generation ? generation > h->generation
+                                                 : leases[i]->lease > h->lease;
+        bool same = generation == h->generation && leases[i]->lease == h->lease;
+        if (newer)
+            *h = (struct holder){generation, leases[i]->lease, p->number, p->life};
+        else if (same && (p->number != h->process || p->life != h->life))
+            sim_violation("%s is told lease %llu of rank %u, which another worker was given",
+                          p->name, (unsigned long long)leases[i]->lease, leases[i]->rank);
+    }
+}
+
 void oracle_orders(struct process *p, const Paramd__Control__MemberOrders *o)
 {
     check_term(p, o->term);
@@ -328,6 +352,8 @@ void oracle_orders(struct process *p, const Paramd__Control__MemberOrders *o)
                       (unsigned long long)recorded.verdict_step);
     Paramd__Control__Lease **leases = s != NULL ? s->leases : o->worker ? o->worker->ranks : NULL;
     size_t count = s != NULL ? s->n_leases : o->worker ? o->worker->n_ranks : 0;
+    if (s == NULL)
+        check_holders(p, o->generation, leases, count);
     for (size_t i = 0; i < count; i++)
         if (leases[i]->rank < RANKS && leases[i]->lease > recorded.lease[leases[i]->rank])
             sim_violation("%s is told lease %llu of rank %u, the record has %llu", p->name,

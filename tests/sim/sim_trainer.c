@@ -61,7 +61,6 @@ static bool rank_over(struct trainer *t, struct replica *r, enum err e)
         finish(t, END_NOT_FORMED, exchange_why(t->exchange, r->index));
         return false;
     case SESSION_OVERTAKEN:
-        sim.count.overtaken++;
         finish(t, END_OVERTAKEN, exchange_why(t->exchange, r->index));
         return false;
     case SESSION_UNREACHABLE:
