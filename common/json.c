@@ -222,6 +222,15 @@ static void write_break(bool indent, uint32_t depth, struct str *out)
         str_append_format(out, "\n%*s", (int)(2 * depth), "");
 }
 
+size_t json_plain_length(struct span text)
+{
+    size_t n = 0;
+    while (n < text.size && text.data[n] >= 0x20 && text.data[n] < 0x7f && text.data[n] != '"' &&
+           text.data[n] != '\\')
+        n++;
+    return n;
+}
+
 /*
  * Bytes that are not UTF-8 (a file's name may have some) become U+FFFD, so that what we write can
  * be read.
@@ -231,6 +240,11 @@ static void write_text(const char *text, struct str *out)
     struct span left = span_of(text);
     str_append(out, "\"");
     while (left.size > 0) {
+        size_t plain = json_plain_length(left);
+        str_append_span(out, span_make(left.data, plain));
+        left = span_make(left.data + plain, left.size - plain);
+        if (left.size == 0)
+            break;
         uint8_t byte = (uint8_t)left.data[0];
         size_t length = str_utf8_length(left);
         static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";

@@ -47,6 +47,8 @@ void json_push(struct json *array, struct json *value);
  * refused.
  */
 enum err json_parse(const char *what, const char *data, size_t size, struct json **out) MUST_CHECK;
+/* How many bytes of a text, from its beginning, a string in JSON has as they are. */
+size_t json_plain_length(struct span text);
 /* Compact, or indented by two when `indent`; appended to `out`, no final newline. */
 void json_write(const struct json *j, bool indent, struct str *out);
 

@@ -128,7 +128,12 @@ static enum err parse_string(struct parser *p)
     const char *opening = p->at - 1;
     str_clear(&p->scratch);
     str_append(&p->scratch, "");
-    while (!accept(p, '"')) {
+    for (;;) {
+        size_t plain = json_plain_length(span_make(p->at, (size_t)(p->end - p->at)));
+        str_append_span(&p->scratch, span_make(p->at, plain));
+        p->at += plain;
+        if (accept(p, '"'))
+            return ERR_NONE;
         if (p->at == p->end)
             return fail_at(p, opening, "the string has no end");
         if (accept(p, '\\')) {
@@ -145,7 +150,6 @@ static enum err parse_string(struct parser *p)
         str_append_span(&p->scratch, span_make(p->at, length));
         p->at += length;
     }
-    return ERR_NONE;
 }
 
 static bool skip_digits(struct parser *p)
