@@ -5,6 +5,7 @@
 #include "common/storage_hdfs_internal.h"
 
 #include <inttypes.h>
+#include <netdb.h>
 #include <pwd.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -249,7 +250,8 @@ enum err hdfs_ask(const struct hdfs_call *q, struct retry *r, struct http_answer
             uint32_t next = (at + 1) % c->node_count;
             if (atomic_compare_exchange_strong(&c->current, &at, next))
                 log_info("hdfs", "goes on with NameNode %s: %s", c->nodes[next], err_text());
-        } else if (!failure.may_pass || (failure.code == ERR_IO && ++others == OTHER_TRIES)) {
+        } else if (!failure.may_pass ||
+                   (failure.code == ERR_IO && (q->excludes || ++others == OTHER_TRIES))) {
             return e;
         }
         if (!http_try_again(r, retry_after_ms))
@@ -335,15 +337,29 @@ enum err hdfs_data(const struct hdfs_call *c, const char *location, struct http_
     return e;
 }
 
+/*
+ * The NameNode looks them up by address alone, or by address and the port of its own protocol, which
+ * is not that of the URL: a name, or the URL's port, excludes nothing.
+ */
 void hdfs_exclude(struct str *excluded, const char *location)
 {
     const char *host = strstr(location, "://");
     if (host == NULL)
         return;
     host += 3;
+    const struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    char address[NI_MAXHOST];
+    char *name = must_format("%.*s", (int)strcspn(host, ":/?"), host);
+    bool has_address = getaddrinfo(name, NULL, &hints, &found) == 0 &&
+                       getnameinfo(found->ai_addr, found->ai_addrlen, address, sizeof address,
+                                   NULL, 0, NI_NUMERICHOST) == 0;
+    if (found != NULL)
+        freeaddrinfo(found);
     if (excluded->size > 0)
         str_append(excluded, ",");
-    str_append_span(excluded, span_make(host, strcspn(host, "/?")));
+    str_append(excluded, has_address ? address : name);
+    mem_free(name);
 }
 
 /* ---- a status ---- */

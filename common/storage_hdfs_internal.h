@@ -61,6 +61,7 @@ struct hdfs_call {
     const char *path;       /* NULL: the name's */
     const char *parameters; /* "&a=b…"; NULL: none */
     const char *doing;      /* "list": for texts */
+    bool excludes;          /* DataNodes; an IOException may say that no other is left */
 };
 
 struct retry hdfs_retry_begin(void);

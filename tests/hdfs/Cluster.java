@@ -1,14 +1,16 @@
 import java.io.BufferedReader;
-import java.io.File;
+import java.io.IOException;
 import java.io.InputStreamReader;
+import java.net.InetSocketAddress;
+import java.net.Socket;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
-import java.util.TreeMap;
+import org.apache.hadoop.conf.Configurable;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.hdfs.MiniDFSCluster;
 import org.apache.hadoop.hdfs.MiniDFSNNTopology;
 import org.apache.hadoop.hdfs.server.namenode.FSNamesystem;
+import org.apache.hadoop.net.StandardSocketFactory;
 
 /**
  * A real HDFS on loopback, for tests: one NameNode or a pair, and DataNodes.
@@ -19,18 +21,16 @@ import org.apache.hadoop.hdfs.server.namenode.FSNamesystem;
  * input is a command that is answered by one line, "ok ..." or "error ...":
  *
  *     active N            NameNode N serves, the other one stands by
- *     stop-namenode N     start-namenode N
- *     stop-datanode N     the NameNode goes on believing in it
- *     start-datanode N
+ *     stop-namenode N
+ *     stop-datanode N     the NameNode goes on believing in it; those after it move up by one
  *     safemode on|off
- *     read PATH           "ok LENGTH": by Hadoop's own client
  *     quit                also at the end of standard input
  */
 public final class Cluster {
     private final Configuration configuration = new Configuration();
     private final List<Integer> ports = new ArrayList<>();
-    private final Map<Integer, MiniDFSCluster.DataNodeProperties> stopped = new TreeMap<>();
     private int datanodes = 1;
+    private int replication;
     private boolean format = true;
     private MiniDFSCluster cluster;
 
@@ -51,18 +51,65 @@ public final class Cluster {
         }
     }
 
+    /** Each DataNode has an address of its own, as on machines of their own: NameNodes tell them apart by it. */
+    private void startDataNode(int number) throws IOException {
+        Configuration own = new Configuration(configuration);
+        String address = "127.0.0." + (number + 1);
+        own.setInt("dfs.replication", replication);
+        own.set("dfs.datanode.hostname", address);
+        own.set("dfs.datanode.address", address + ":0");
+        own.set("dfs.datanode.http.address", address + ":0");
+        own.set("dfs.datanode.ipc.address", address + ":0");
+        own.set("hadoop.rpc.socket.factory.class.default", Sockets.class.getName());
+        own.set(Sockets.ADDRESS, address);
+        cluster.startDataNodes(own, 1, null, true, null, null, null, null, null, false, true, true, null, null, null);
+    }
+
+    /** Sockets for Hadoop's calls that come from a DataNode's own address. */
+    public static final class Sockets extends StandardSocketFactory implements Configurable {
+        static final String ADDRESS = "cluster.address";
+        private Configuration configuration;
+
+        @Override
+        public void setConf(Configuration given) {
+            configuration = given;
+        }
+
+        @Override
+        public Configuration getConf() {
+            return configuration;
+        }
+
+        @Override
+        public Socket createSocket() throws IOException {
+            Socket socket = super.createSocket();
+            socket.bind(new InetSocketAddress(configuration.get(ADDRESS), 0));
+            return socket;
+        }
+
+        @Override
+        public boolean equals(Object other) {
+            return other instanceof Sockets && ((Sockets) other).configuration.get(ADDRESS).equals(configuration.get(ADDRESS));
+        }
+
+        @Override
+        public int hashCode() {
+            return configuration.get(ADDRESS).hashCode();
+        }
+    }
+
     private void start(String[] arguments) throws Exception {
         configuration.setInt("dfs.replication", 1);
         configuration.setInt("dfs.namenode.safemode.extension", 0);
-        configuration.set("dfs.datanode.hostname", "127.0.0.1");
         configuration.setInt("dfs.ha.tail-edits.period", 1);
         configuration.setBoolean("dfs.namenode.delegation.token.always-use", true);
         for (String argument : arguments) {
             take(argument);
         }
+        replication = configuration.getInt("dfs.replication", 1);
         boolean pair = ports.size() == 2;
         MiniDFSCluster.Builder builder = new MiniDFSCluster.Builder(configuration)
-            .numDataNodes(datanodes).format(format).manageNameDfsDirs(format || !pair).checkDataNodeHostConfig(false);
+            .numDataNodes(0).format(format).manageNameDfsDirs(format || !pair);
         if (pair) {
             MiniDFSNNTopology.NSConf names = new MiniDFSNNTopology.NSConf("pair");
             for (int i = 0; i < 2; i++) {
@@ -72,7 +119,10 @@ public final class Cluster {
         } else {
             builder.nameNodeHttpPort(ports.get(0));
         }
-        cluster = builder.build();
+        cluster = builder.build(); // without DataNodes it takes the replication down to 0
+        for (int i = 0; i < datanodes; i++) {
+            startDataNode(i);
+        }
         if (pair) {
             cluster.transitionToActive(0);
         }
@@ -89,22 +139,12 @@ public final class Cluster {
                 cluster.transitionToActive(number);
             }
             case "stop-namenode" -> cluster.shutdownNameNode(number);
-            case "start-namenode" -> cluster.restartNameNode(number, false);
-            case "stop-datanode" -> {
-                // The list of those that run closes up: the number is among all that there were.
-                int before = (int) stopped.keySet().stream().filter(n -> n < number).count();
-                stopped.put(number, cluster.stopDataNode(number - before));
-            }
-            case "start-datanode" -> cluster.restartDataNode(stopped.remove(number), true);
+            case "stop-datanode" -> cluster.stopDataNode(number);
             case "safemode" -> {
                 FSNamesystem names = cluster.getNamesystem(0);
                 var action = words[1].equals("on") ? "SAFEMODE_ENTER" : "SAFEMODE_LEAVE";
                 cluster.getNameNodeRpc(0).setSafeMode(
                     org.apache.hadoop.hdfs.protocol.HdfsConstants.SafeModeAction.valueOf(action), false);
-            }
-            case "read" -> {
-                var path = new org.apache.hadoop.fs.Path(words[1]);
-                return "ok " + cluster.getFileSystem(0).getFileStatus(path).getLen();
             }
             default -> {
                 return "error no such command: " + words[0];

@@ -3,7 +3,7 @@
     with Workplace() as place, Hdfs(place.path + "/hdfs") as hdfs:
         uri = hdfs.uri("/data")             # hdfs://127.0.0.1:PORT/data; of a pair, both NameNodes
         hdfs.command("active", 1)           # a pair's second NameNode takes over
-        hdfs.command("stop-datanode", 0)    # see tests/hdfs/Cluster.java for all of them
+        hdfs.command("stop-datanode", 0)    # each has an address of its own, the first one's is 127.0.0.1
         hdfs.request("PUT", "/data", op="MKDIRS")
 
 What is needed comes with deploy/install-storage-tests.sh. `python3 hdfs.py [DIRECTORY [NAMENODES [DATANODES]]]` runs one until it is
@@ -130,17 +130,9 @@ class Hdfs:
         return self.ask(method, f"http://127.0.0.1:{self.ports[node]}/webhdfs/v1{urllib.parse.quote(path)}?{query}")
 
     def put(self, path, data, node=0):
-        more = {}
-        while True:
-            status, _, body = self.request("PUT", path, node=node, op="CREATE", overwrite="true", noredirect="true", **more)
-            assert status == 200, body
-            location = json.loads(body)["Location"]
-            try:
-                status, _, body = self.ask("PUT", location, body=data)
-                break
-            except ConnectionRefusedError:  # a DataNode that a test has stopped
-                assert not more, "no DataNode takes it"
-                more = {"excludedatanodes": urllib.parse.urlsplit(location).netloc}
+        status, _, body = self.request("PUT", path, node=node, op="CREATE", overwrite="true", noredirect="true")
+        assert status == 200, body
+        status, _, body = self.ask("PUT", json.loads(body)["Location"], body=data)
         assert status == 201, (status, body)
 
     def put_tree(self, local, path):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # timeout: 1200
 """Goal: a real HDFS keeps the contract of storage.h, and jobs whose data and checkpoints are there train the same bits as on
-local files, whatever happens to it meanwhile: a NameNode failing over or killed, all of it away for a while.
+local files, whatever happens to it meanwhile: a NameNode failing over or killed, a DataNode dying, all of it away for a while.
 
 Method: Hadoop's own NameNodes and DataNodes on loopback (hdfs.py). The contract of storage.h there and on local files; then the
 shipped Criteo job, whose digest on local files is the reference. Skipped where Hadoop's artifacts cannot be had.
@@ -121,6 +121,25 @@ def fail_over(job, hdfs):
                 "killed" in state and result.get("digest") == job.reference(epochs), result)
 
 
+def dead_datanode(job, hdfs):
+    """It dies while a job trains, and the NameNode goes on naming it: it is the nearest one, so always at first."""
+    code, said = tool("storage_commit", "write", hdfs.uri("/before"))
+    cases.check("write to two DataNodes", code == 0, said)
+
+    def kill_once(count):
+        if count == 0:
+            hdfs.command("stop-datanode", 0)
+        time.sleep(0.5)
+
+    result, count = while_it_trains(job, hdfs, hdfs.uri("/half-runs"), EPOCHS, kill_once)
+    cases.check("a DataNode dies in the middle of a job: the same digest", count > 0 and result.get("digest") == job.reference() and
+                result.get("checkpoint", "").startswith("hdfs://"), result)
+    for verb, path, what in (("read", "/before", "what was written before"), ("write", "/after", "anew, files above 8 MiB too"),
+                             ("read", "/after", "that")):
+        code, said = tool("storage_commit", verb, hdfs.uri(path))
+        cases.check(f"the redirect leads to a dead DataNode: {verb} {what}", code == 0, said)
+
+
 def away(job, hdfs):
     """All of HDFS stops answering for longer than a checkpoint may take. Training does not wait for it."""
     epochs = 3 * EPOCHS
@@ -173,6 +192,9 @@ def main():
         with Hdfs(os.path.join(place.path, "pair"), namenodes=2) as hdfs:
             hdfs.put_tree(job.local, "/data")
             fail_over(job, hdfs)
+        with Hdfs(os.path.join(place.path, "two"), datanodes=2, settings=["dfs.replication=2"]) as hdfs:
+            hdfs.put_tree(job.local, "/data")
+            dead_datanode(job, hdfs)
     cases.end()
 
 

@@ -31,8 +31,8 @@ def tool(name, *arguments, sets=(), timeout=120):
     return done.returncode, done.stdout.decode(errors="replace")
 
 
-def commit(server, verb):
-    return tool("storage_commit", verb, server.uri("/new"))
+def commit(server, verb, sets=()):
+    return tool("storage_commit", verb, server.uri("/new"), sets=sets)
 
 
 def is_whole(server):
@@ -40,13 +40,13 @@ def is_whole(server):
         all(len(server.files.get(path, b"")) == size for path, size in SIZES.items())
 
 
-def write_with(fault, at):
+def write_with(fault, at, sets=()):
     """-> why it is wrong, or None"""
     with Webhdfs() as server:
         server.directories |= {"/old", "/new"}
         server.files["/old/MANIFEST.json"] = b"old"
         server.begin({at: fault})
-        code, said = commit(server, "write")
+        code, said = commit(server, "write", sets)
         what = f"{fault} at {at}: exit {code}: {said.strip()[-300:]}; {server.seen[-4:]}"
         if server.files.get("/old/MANIFEST.json") != b"old":
             return f"the one before is gone; {what}"
@@ -112,7 +112,7 @@ def count_requests():
 def all_the_time():
     """Faults that do not pass: the error names the cause, within the time it has."""
     for kind in ("standby", "safemode", "refused", "html", "reset"):
-        wrong = write_with(kind, 0)
+        wrong = write_with(kind, 0, ["--set", "storage_timeout=5s"])
         wrong = wrong if wrong and "would have passed" not in wrong else None
         cases.check(f"write: {kind} at all requests", not wrong, wrong)
 

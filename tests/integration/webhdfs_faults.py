@@ -226,6 +226,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.operation in ("CREATE", "OPEN"):
             if self.operation == "OPEN":
                 self.check_range(path)
+            if "127.0.0.1" in query.get("excludedatanodes", "").split(","):     # by address, as NameNodes do; there is but one
+                raise Failed("IOException", "Failed to find datanode, suggest to check cluster health.")
             port = free_port() if fault == "dead" else hdfs.port("data")
             more = {k: v for k, v in query.items() if k != "noredirect"}
             quoted = urllib.parse.quote(path, safe="/+").encode()
