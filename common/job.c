@@ -390,7 +390,8 @@ static void print_line(const struct job_line *line, struct str *out)
         value_print_name(line->names[i], out);
         str_append(out, "\t");
     }
-    str_append_format(out, "%s\n", line->value);
+    str_append(out, line->value);
+    str_append(out, "\n");
 }
 
 static void hash_job(struct job *j)

@@ -17,7 +17,7 @@ static void split_path(struct job_line *line, const char *path)
     while (*path) {
         size_t size = strcspn(path, ".");
         CHECK(line->depth < JOB_LINE_DEPTH);
-        line->names[line->depth++] = must_format("%.*s", (int)size, path);
+        line->names[line->depth++] = memcpy(must_alloc(size + 1), path, size);
         path += size + (path[size] == '.');
     }
 }
@@ -36,8 +36,7 @@ static void add_line(struct job_lines *lines, const struct setting *row, const v
         line->names[line->depth++] = must_strdup(prefix->names[i]);
     split_path(line, row->path);
     setting_print(row, base, &value);
-    line->value = must_strdup(value.data);
-    str_deinit(&value);
+    line->value = value.data;
 }
 
 static void add_optimizer(struct job_lines *lines, const struct optimizer_spec *o,
@@ -131,7 +130,8 @@ void job_write(const struct job *j, struct str *out)
             value_print_name(line->names[level], out);
             str_append(out, level + 1 < line->depth ? ":\n" : ": ");
         }
-        str_append_format(out, "%s\n", line->value);
+        str_append(out, line->value);
+        str_append(out, "\n");
     }
     job_lines_deinit(&lines);
 }

@@ -218,8 +218,11 @@ void json_push(struct json *array, struct json *value)
 
 static void write_break(bool indent, uint32_t depth, struct str *out)
 {
-    if (indent)
-        str_append_format(out, "\n%*s", (int)(2 * depth), "");
+    if (!indent)
+        return;
+    str_append(out, "\n");
+    for (uint32_t i = 0; i < depth; i++)
+        str_append(out, "  ");
 }
 
 size_t json_plain_length(struct span text)
@@ -250,7 +253,7 @@ static void write_text(const char *text, struct str *out)
         static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
         const char *escape = strchr(from, byte);
         if (escape != NULL)
-            str_append_format(out, "\\%c", to[escape - from]);
+            str_append_span(out, span_make((char[]){'\\', to[escape - from]}, 2));
         else if (byte < 0x20)
             str_append_format(out, "\\u%04x", byte);
         else if (length > 0)
@@ -284,6 +287,18 @@ static void write_number(double value, struct str *out)
         str_append(out, ".0");
 }
 
+static void write_int(int64_t value, struct str *out)
+{
+    char text[24], *at = text + sizeof text;
+    uint64_t left = value < 0 ? -(uint64_t)value : (uint64_t)value;
+    do
+        *--at = (char)('0' + left % 10);
+    while ((left /= 10) > 0);
+    if (value < 0)
+        *--at = '-';
+    str_append_span(out, span_make(at, (size_t)(text + sizeof text - at)));
+}
+
 static void write_value(const struct json *j, bool indent, uint32_t depth, struct str *out)
 {
     switch (j->type) {
@@ -294,7 +309,7 @@ static void write_value(const struct json *j, bool indent, uint32_t depth, struc
         str_append(out, j->truth ? "true" : "false");
         return;
     case JSON_INT:
-        str_append_format(out, "%" PRId64, j->integer);
+        write_int(j->integer, out);
         return;
     case JSON_NUMBER:
         write_number(j->number, out);

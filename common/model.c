@@ -118,14 +118,11 @@ static enum err make_arrays(struct model_builder *b)
     if (m->schema == NULL)
         return ERR_MEMORY;
     m->schema->tables = mem_calloc(count, sizeof *m->schema->tables);
-    m->schema->dense = mem_calloc(DENSE_MAX, sizeof *m->schema->dense);
-    m->layers = mem_calloc(LAYER_MAX, sizeof *m->layers);
     m->embedding_offset = mem_calloc(count, sizeof *m->embedding_offset);
     m->slot_count = mem_calloc(count, sizeof *m->slot_count);
     b->values = mem_calloc(b->list_count + 1, sizeof *b->values);
-    if (m->schema->tables == NULL || m->schema->dense == NULL || m->layers == NULL ||
-        m->embedding_offset == NULL || m->slot_count == NULL || b->values == NULL ||
-        m->outputs == NULL)
+    if (m->schema->tables == NULL || m->embedding_offset == NULL || m->slot_count == NULL ||
+        b->values == NULL || m->outputs == NULL)
         return ERR_MEMORY;
     m->schema->table_count = count;
     return name_tables(b);
@@ -399,7 +396,10 @@ enum err model_add_parameter(struct model_builder *b, const struct model_paramet
     if (s->dense_count == DENSE_MAX)
         return err_set(ERR_LIMIT, "model: more than %u dense parameters; use fewer layers",
                        DENSE_MAX);
+    if (!mem_grow(s->dense, b->dense_capacity, s->dense_count + 1))
+        return ERR_MEMORY;
     struct schema_dense *d = &s->dense[s->dense_count];
+    *d = (struct schema_dense){0};
     struct str name = {0};
     if (p->layer != NULL) {
         str_append(&name, p->layer);
@@ -433,6 +433,8 @@ enum err model_add_layer(struct model_builder *b, const struct model_layer *laye
         CHECK(r->layer < m->layer_count && r->width > 0 &&
               r->first + r->width <= m->layers[r->layer].out_width);
     }
+    if (!mem_grow(m->layers, b->layer_capacity, m->layer_count + 1))
+        return ERR_MEMORY;
     *out = (struct model_ref){m->layer_count, 0, layer->out_width};
     m->layers[m->layer_count++] = *layer;
     return ERR_NONE;

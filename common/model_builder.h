@@ -33,6 +33,7 @@ struct model_builder {
     size_t list_count;
     bool is_preset;
     struct model *model; /* its schema has the tables' names */
+    size_t dense_capacity, layer_capacity;
     struct model_value *values;
     size_t value_count;
     uint32_t input; /* index of LAYER_INPUT; UINT32_MAX: nothing reads it */

@@ -19,10 +19,10 @@
  *
  * After a transport error the header goes alone first, because the push may have arrived; a shard
  * that lacks it says so. One that lacks it because more is acknowledged than this session ever said
- * has heard an earlier session of the same worker late, after it had answered this one's resume: what
- * that one acknowledged is gone, and the session is OVERTAKEN. A seq has at most one call open per shard. Waits grow by half-random
- * doubling up to a bound; a shard that has given no reply at all for give_up_ms makes the rank
- * UNREACHABLE.
+ * has heard an earlier session of the same worker late, after it had answered this one's resume:
+ * what that one acknowledged is gone, and the session is OVERTAKEN. A seq has at most one call open
+ * per shard. Waits grow by half-random doubling up to a bound; a shard that has given no reply at
+ * all for give_up_ms makes the rank UNREACHABLE.
  *
  * Units    now_ms, due: milliseconds of any monotonic clock. Pure.
  */

@@ -11,6 +11,7 @@
 
 #define PUBLISHED_MAX 256u
 #define RANKS         4u
+#define HEAD_FIELDS   9u
 #define HELD_MAX      (1u << 20) /* bytes of a shard's waiting pushes and kept values */
 
 struct published {
@@ -323,8 +324,8 @@ static void check_holders(const struct process *p, uint64_t generation,
 {
     for (size_t i = 0; i < count; i++) {
         struct holder *h = &holders[leases[i]->rank < RANKS ? leases[i]->rank : 0];
-        bool newer = generation != h->generation ? generation > h->generation
-                                                 : leases[i]->lease > h->lease;
+        bool newer =
+            generation != h->generation ? generation > h->generation : leases[i]->lease > h->lease;
         bool same = generation == h->generation && leases[i]->lease == h->lease;
         if (newer)
             *h = (struct holder){generation, leases[i]->lease, p->number, p->life};
@@ -370,24 +371,66 @@ static struct {
     struct consistency_rank ranks[RANKS];
 } before;
 
+/* The numbers of a PushPullRequest, which stand before its blocks: to unpack these as well takes as
+ * long as the shard does. */
+struct head {
+    uint64_t numbers[HEAD_FIELDS]; /* by field */
+};
+enum {
+    HEAD_JOB = 1,
+    HEAD_GENERATION,
+    HEAD_LEASE,
+    HEAD_RANK,
+    HEAD_SHARD,
+    HEAD_SEQ,
+    HEAD_ACKED,
+    HEAD_ONLY
+};
+
+static uint64_t take_varint(const uint8_t **at, const uint8_t *end)
+{
+    uint64_t value = 0;
+    for (unsigned shift = 0; *at < end && shift < 64; shift += 7) {
+        uint8_t byte = *(*at)++;
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80)
+            break;
+    }
+    return value;
+}
+
+static struct head read_head(const struct chain *request)
+{
+    struct head h = {{0}};
+    uint8_t bytes[128];
+    size_t size = request->size < sizeof bytes ? request->size : sizeof bytes;
+    chain_copy_out(request, 0, bytes, size);
+    const uint8_t *at = bytes, *end = bytes + size;
+    while (at < end && *at >> 3 < HEAD_FIELDS) {
+        uint32_t field = *at++ >> 3;
+        h.numbers[field] = take_varint(&at, end);
+        if (field == HEAD_JOB)
+            at += h.numbers[field] < (size_t)(end - at) ? h.numbers[field] : (size_t)(end - at);
+    }
+    return h;
+}
+
 void oracle_before_request(struct shard *s, const struct chain *request, bool is_push)
 {
-    struct wire_message m;
-    before.is_push = is_push && s->begun &&
-                     wire_decode(&paramd__push_pull_request__descriptor, request, &m) == ERR_NONE;
+    before.is_push = is_push && s->begun;
     if (!before.is_push)
         return;
-    const Paramd__PushPullRequest *q = (const Paramd__PushPullRequest *)m.message;
-    before.generation = q->generation;
-    before.lease = q->lease;
-    before.rank = q->rank;
+    struct head h = read_head(request);
+    before.generation = h.numbers[HEAD_GENERATION];
+    before.lease = h.numbers[HEAD_LEASE];
+    before.rank = (uint32_t)h.numbers[HEAD_RANK];
     before.version = s->consistency.version;
     before.held = s->held_bytes;
-    CHECK(q->rank < s->consistency.rank_count);
+    CHECK(before.rank < s->consistency.rank_count);
     memcpy(before.ranks, s->consistency.ranks, s->consistency.rank_count * sizeof before.ranks[0]);
-    sim.count.duplicates += !q->header_only && q->seq <= before.ranks[q->rank].received &&
-                            q->seq > s->consistency.begun_at;
-    wire_message_deinit(&m);
+    sim.count.duplicates += h.numbers[HEAD_ONLY] == 0 &&
+                            h.numbers[HEAD_SEQ] <= before.ranks[before.rank].received &&
+                            h.numbers[HEAD_SEQ] > s->consistency.begun_at;
 }
 
 void oracle_after_request(struct shard *s)

@@ -477,7 +477,7 @@ static void test_queue_and_past_survive(void **state)
     model_deinit(&m);
 }
 
-/* A job that began again behind its best checkpoint, with a new leader at any turn from there on. */
+/* A job that began again behind its best checkpoint, with a new leader at any turn after that. */
 static void test_best_survives(void **state)
 {
     static const double better_then_worse[] = {1, 3, 2, 1.5, 1.4, 1.3, 1.2};

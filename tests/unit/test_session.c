@@ -392,9 +392,9 @@ static void test_lacking_what_was_kept(void **state)
     session_destroy(s);
 }
 
-/* A message of the worker's session before, of the same lease, came after our resume: the shard took
-   its word for what is acknowledged, so the values that we ask for are gone and the state that we
-   begin from is old. In every mode, and whether the header went alone or not. */
+/* A message of the worker's session before, of the same lease, came after our resume: the shard
+   took its word for what is acknowledged, so the values that we ask for are gone and the state that
+   we begin from is old. In every mode, and whether the header went alone or not. */
 static void test_overtaken(void **state)
 {
     static const enum consistency modes[] = {CONSISTENCY_BSP, CONSISTENCY_SSP, CONSISTENCY_ASP};
