@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tests", "integration"))
 from torch_models import find_torch  # noqa: E402
 
-PARAMCTL = os.environ.get("PARAMCTL", os.path.join(ROOT, "build", "paramctl"))
+PARAMCTL = os.path.abspath(os.environ.get("PARAMCTL", os.path.join(ROOT, "build", "paramctl")))
 WHY_NOT = find_torch()
 ROWS, EPOCHS, DENSE, FIELDS, DIM, FFM_DIM, HIDDEN = 65536, 4, 13, 26, 16, 4, (256, 128)
 VOCABULARY = [10 ** (2 + i % 4) for i in range(FIELDS)]

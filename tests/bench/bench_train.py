@@ -23,7 +23,7 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PARAMCTL = os.environ.get("PARAMCTL", os.path.join(ROOT, "build", "paramctl"))
+PARAMCTL = os.path.abspath(os.environ.get("PARAMCTL", os.path.join(ROOT, "build", "paramctl")))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data", "criteo")
 TARGET = 700000
 
