@@ -129,8 +129,8 @@ void queued_step(struct coordinator *c, struct job_run *j, uint64_t now)
         job_fail(c, j, now, "%s", err_text());
         return;
     }
-    if (j->round == 0)
-        j->round = 1;
+    if (!j->indexed)
+        j->round = 1; /* workers begin anew with the generation, so do the rounds */
     record_begin(c, j, RECORD_FORM, now);
 }
 
@@ -260,18 +260,18 @@ static void take_index(struct coordinator *c, struct job_run *j,
              (unsigned long long)j->steps.last_step);
 }
 
-/* A round begins when all workers have finished the one before. */
+/* A round begins when all workers have finished the one before. Who finds an index that is stored
+ * already, or has stored it, is done: the others' rounds are of no use then, and may not end. */
 static void index_rounds(struct coordinator *c, struct job_run *j, uint64_t now)
 {
     uint32_t behind = 0;
     for (uint32_t w = 0; w < j->worker_count; w++) {
         const Paramd__Control__MemberState *s = state_of(j, j->workers[w]);
+        if (s != NULL && s->worker != NULL && s->worker->index_done) {
+            take_index(c, j, s->worker, now);
+            return;
+        }
         behind += s == NULL || s->worker == NULL || s->worker->prepared_round < j->round;
-    }
-    const Paramd__Control__MemberState *first = state_of(j, j->workers[0]);
-    if (first != NULL && first->worker != NULL && first->worker->index_done && behind == 0) {
-        take_index(c, j, first->worker, now);
-        return;
     }
     if (behind > 0)
         job_set_why(j, "indexes the data: round %u, %u of %u workers at it", j->round, behind,

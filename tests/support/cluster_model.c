@@ -78,6 +78,7 @@ static void forget_job(struct model_member *p)
     p->restoring[0] = p->failure[0] = p->job[0] = '\0';
     p->failure_kind = 0;
     p->rounds = 0;
+    p->index_done = false;
     p->evaluated = 0;
     p->generation = 0;
 }
@@ -181,11 +182,14 @@ static void evaluate(struct model_member *p, const Paramd__Control__WorkerOrders
 static void follow_worker(struct model *m, struct model_member *p,
                           const Paramd__Control__WorkerOrders *w)
 {
-    if (p->rounds < w->prepare_round)
+    if (p->rounds < w->prepare_round && !p->index_done && w->index_checksum[0] == '\0') {
+        p->index_done = m->index_stored && p->rounds == 0;
         p->rounds++;
+        if (w->worker_index == 0 && p->rounds == m->rounds_needed)
+            m->index_stored = p->index_done = true;
+    }
     if (w->evaluate && !p->frozen)
         evaluate(p, w);
-    (void)m;
 }
 
 static void follow(struct model *m, struct model_member *p, Paramd__Control__MemberOrders *o)
@@ -293,7 +297,7 @@ static void send_worker(struct model *m, struct model_member *p, Paramd__Control
     Paramd__Control__WorkerState w = PARAMD__CONTROL__WORKER_STATE__INIT;
     struct str evaluation = {0};
     w.prepared_round = p->rounds;
-    w.index_done = p->rounds >= m->rounds_needed;
+    w.index_done = p->index_done;
     if (w.index_done) {
         w.index_checksum = (char *)"abc";
         w.train_examples = m->train_examples;

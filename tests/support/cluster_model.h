@@ -42,6 +42,7 @@ struct model_member {
     /* worker */
     char device[32];
     uint32_t rounds;
+    bool index_done;
     uint64_t evaluated; /* step + 1 */
     uint32_t evaluated_part, evaluated_part_count;
     uint64_t released_turn; /* when it let go */
@@ -76,6 +77,7 @@ struct model {
     uint32_t steps_a_turn;
     const double *quality; /* of the nth evaluation: the logit of the right class */
     uint32_t quality_count, rounds_needed;
+    bool index_stored; /* worker 0 has; who begins then finds it in its first round */
     bool store_away;
     uint32_t manifests_gone; /* so many looks at a manifest find none */
     uint64_t term;
