@@ -119,6 +119,7 @@ struct world {
     uint32_t process_count;
     struct counters count;
     bool traced, over, healed;
+    bool index_stored;   /* worker 0 has; who begins later finds it in its first round */
     char violation[512]; /* "": none */
     bool done;           /* the job is DONE, and its model was right */
 };

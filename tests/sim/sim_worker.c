@@ -118,8 +118,11 @@ static void indexed(void *context)
     if (w == NULL)
         return;
     w->indexing = false;
+    w->index_done = sim.index_stored && w->rounds == 0;
     w->rounds++;
-    w->index_done = w->rounds >= ROUNDS;
+    const Paramd__Control__WorkerOrders *o = w->orders->worker;
+    if (w->rounds == ROUNDS && o != NULL && o->worker_index == 0)
+        sim.index_stored = w->index_done = true;
     member_poked(w->process->member);
     step(w);
 }
