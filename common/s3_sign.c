@@ -128,7 +128,7 @@ void s3_sign(const struct s3_sign_input *in, struct s3_signed *out)
     s3_time_format(in->time_ms, date);
     *out = (struct s3_signed){0};
     out->lines[count++] = must_format("x-amz-date: %s", date);
-    out->lines[count++] = must_format("x-amz-content-sha256: %s", in->payload_sha256);
+    out->lines[count++] = must_format("x-amz-content-sha256: %s", in->payload);
     if (in->session_token != NULL)
         out->lines[count++] = must_format("x-amz-security-token: %s", in->session_token);
 
@@ -136,7 +136,7 @@ void s3_sign(const struct s3_sign_input *in, struct s3_signed *out)
     append_query(in->query, &request);
     str_append(&request, "\n");
     append_headers(in, out->lines, &request, &names);
-    str_append_format(&request, "\n%s\n%s", names.data, in->payload_sha256);
+    str_append_format(&request, "\n%s\n%s", names.data, in->payload);
     sha256_hex(request.data, request.size, hash);
     str_append_format(&text, "AWS4-HMAC-SHA256\n%s\n%.8s/%s/s3/aws4_request\n%s", date, date,
                       in->region, hash);

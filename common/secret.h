@@ -10,7 +10,8 @@
 
 /*
  * From now on this process leaves no core dump, and no other process of its user can read its
- * memory (PR_SET_DUMPABLE). Called by whoever reads a secret, before reading it.
+ * memory (PR_SET_DUMPABLE). Called by whoever reads a secret, before reading it, and at
+ * the beginning where the environment holds one.
  */
 void secret_protect(void);
 

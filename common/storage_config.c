@@ -4,8 +4,10 @@
 #include "common/storage_internal.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 
 #include "common/mem.h"
+#include "common/secret.h"
 
 static struct storage_settings settings;
 static pthread_once_t has_defaults = PTHREAD_ONCE_INIT;
@@ -45,8 +47,20 @@ static void use_given(void)
 {
 }
 
+/* What the environment holds is in this process's memory, whether a store is ever used or not. */
+static void protect_environment(void)
+{
+    static const char *const secrets[] = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+                                          "AWS_CONTAINER_AUTHORIZATION_TOKEN"};
+    for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++) {
+        if (getenv(secrets[i]) != NULL)
+            secret_protect();
+    }
+}
+
 void storage_configure(const struct storage_settings *s)
 {
+    protect_environment();
     pthread_once(&has_defaults, use_given);
     keep(s);
 }

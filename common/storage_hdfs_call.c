@@ -119,7 +119,8 @@ static enum err judge(const struct hdfs_call *q, const char *server, const struc
         *out = judge_status(a->status);
         err_set(out->code, "cannot %s '%s': %.*s answers %d%s", q->doing, q->name->uri,
                 (int)server_size, server, a->status,
-                a->status == 401   ? ": it wants to know who we are (hdfs_auth, hdfs_token_file)"
+                a->status == 401   ? ": it wants to know who we are (hdfs_auth, hdfs_token_file; "
+                                     "for kerberos a ticket by kinit or KRB5_CLIENT_KTNAME)"
                 : a->status == 404 ? " and no reason: is this the HTTP port of a NameNode?"
                                    : " and no reason");
     }

@@ -21,6 +21,7 @@
 #define ASKS_MAX        8u
 #define CORRECTIONS_MAX 3u /* of clock, region or credentials, in one call */
 #define WARN_FROM_TRY   3u
+#define UNSIGNED_FROM   ((size_t)1 << 20)
 #define EMPTY_SHA256    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 /* The store's clock less ours. */
@@ -44,7 +45,7 @@ struct attempt {
     struct report report;
     struct s3_credentials credentials;
     struct s3_place place;
-    char payload[SHA256_HEX_SIZE];
+    char payload[SHA256_HEX_SIZE]; /* empty: not known yet */
     uint32_t corrections, asks;
     bool asks_why; /* a HEAD failed, and has no words: the next try is a GET of one byte */
 };
@@ -62,6 +63,17 @@ void s3_answer_deinit(struct s3_answer *a)
 }
 
 /* ---- sending ---- */
+
+/* TLS keeps large bodies whole, which costs both ends less than a second hash of them. */
+static const char *payload_of(struct attempt *t)
+{
+    const struct s3_call *c = t->call;
+    if (c->body_size >= UNSIGNED_FROM && strncmp(t->place.base, "https:", 6) == 0)
+        return "UNSIGNED-PAYLOAD";
+    if (t->payload[0] == '\0' && c->body_size > 0)
+        sha256_hex(c->body, c->body_size, t->payload);
+    return c->body_size > 0 ? t->payload : EMPTY_SHA256;
+}
 
 static enum err send_once(struct attempt *t)
 {
@@ -81,7 +93,7 @@ static enum err send_once(struct attempt *t)
                                .path = path.data,
                                .query = query,
                                .headers = c->headers,
-                               .payload_sha256 = t->payload,
+                               .payload = payload_of(t),
                                .region = t->place.region,
                                .access_key = t->credentials.access_key,
                                .secret_key = t->credentials.secret_key,
@@ -318,9 +330,6 @@ enum err s3_perform(const struct s3_call *c, struct s3_answer *out)
     struct retry r = http_retry_begin(&retry_default, storage_settings()->timeout_ms);
     bool is_change = c->method != HTTP_GET && c->method != HTTP_HEAD;
     *out = (struct s3_answer){0};
-    memcpy(t.payload, EMPTY_SHA256, sizeof t.payload);
-    if (c->body_size > 0)
-        sha256_hex(c->body, c->body_size, t.payload);
     for (;;) {
         enum err e = ERR_NONE;
         enum verdict v = try_once(&t, &e);

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -55,8 +56,13 @@ def enter(endpoint):
 class Client:
     """Requests with Signature V4, by Python's own library."""
 
-    def __init__(self, port):
-        self.port = port
+    def __init__(self, port, ca=None):
+        self.port, self.context = port, ca and ssl.create_default_context(cafile=ca)
+
+    def connect(self):
+        if self.context:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=self.context)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def sign(self, method, path, query, headers, body, digest=None):
         now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -82,7 +88,7 @@ class Client:
         text = "&".join(f"{urllib.parse.quote(k, safe='~')}={urllib.parse.quote(v, safe='~')}"
                         for k, v in sorted((query or {}).items()))
         headers = self.sign(method, path, text, {}, body)
-        c = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c = connection or self.connect()
         c.request(method, path + ("?" + text if text else ""), body=body, headers=headers)
         answer = c.getresponse()
         data = answer.read()
@@ -120,14 +126,17 @@ class Client:
 
 
 class Server:
-    """The processes of a server and its directory, both gone at the end."""
+    """The processes of a server and its directory, both gone at the end. With an Authority it speaks TLS."""
+
+    def __init__(self, authority=None):
+        self.authority = authority
 
     def __enter__(self):
         self.path = tempfile.mkdtemp(prefix="paramd-s3-")
         self.processes = []
         self.port = free_port()
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        self.client = Client(self.port)
+        self.endpoint = f"{'https' if self.authority else 'http'}://127.0.0.1:{self.port}"
+        self.client = Client(self.port, self.authority and self.authority.ca)
         try:
             self.start()
             self.wait()
@@ -191,7 +200,8 @@ class VersityGW(Server):
             raise Unavailable(f"no {program}: see deploy/install-storage-tests.sh")
         for name in ("data", "meta"):
             os.mkdir(os.path.join(self.path, name))
-        self.run([program, "--port", f"127.0.0.1:{self.port}", "--keep-alive", "--quiet", "posix", "--sidecar",
+        tls = ["--cert", self.authority.certificate, "--key", self.authority.key] if self.authority else []
+        self.run([program, "--port", f"127.0.0.1:{self.port}", *tls, "--keep-alive", "--quiet", "posix", "--sidecar",
                   os.path.join(self.path, "meta"), os.path.join(self.path, "data")],
                  {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY})
 

@@ -11,12 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/log.h"
 #include "common/mem.h"
 #include "common/rng.h"
-#include "common/settings.h"
 #include "common/storage.h"
 #include "common/str.h"
+#include "tests/support/storage_tool.h"
 
 #define SMALL_BYTES ((size_t)3000)
 #define LARGE_BYTES (((size_t)9 << 20) + 5)
@@ -87,17 +86,10 @@ static enum err check_object(const char *base, const char *name, size_t size)
 
 int main(int count, char **arguments)
 {
-    const char **sets = must_alloc((size_t)(count + 1) * sizeof *sets);
-    size_t set_count = 0;
-    struct daemon_settings *settings;
-    for (int i = 3; i + 1 < count; i += 2)
-        sets[set_count++] = arguments[i + 1];
-    log_set_level(LOG_WARN);
-    if (count < 3 || daemon_settings_parse("--set", NULL, 0, sets, &settings) != ERR_NONE) {
-        fprintf(stderr, "storage_commit write|read URI [--set NAME=VALUE]...: %s\n", err_text());
-        return 2;
-    }
-    storage_configure(&settings->storage);
+    int code = storage_tool_begin(count, arguments, 2,
+                                  "storage_commit write|read URI [--set NAME=VALUE]...");
+    if (code != 0)
+        return code;
     bool writes = strcmp(arguments[1], "write") == 0;
     const char *base = arguments[2];
     enum err e = writes ? write_object(base, "small", SMALL_BYTES)
@@ -108,5 +100,6 @@ int main(int count, char **arguments)
     if (e == ERR_NONE)
         e = commit(base);
     puts(e == ERR_NONE ? writes ? "committed" : "read" : err_text());
+    storage_tool_end();
     return e != ERR_NONE;
 }

@@ -1,7 +1,7 @@
 /*
  * storage_contract.c - what common/storage.h promises, of any store.
  *
- *     storage_contract URI [--set NAME=VALUE]... [--weak]
+ *     storage_contract [--weak] URI [--set NAME=VALUE]...
  *
  * --weak: the store's conditional writes are not atomic, so several writers at once may all win;
  * what is there must then be of one of them.
@@ -21,12 +21,11 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/log.h"
 #include "common/mem.h"
 #include "common/rng.h"
-#include "common/settings.h"
 #include "common/storage.h"
 #include "common/str.h"
+#include "tests/support/storage_tool.h"
 
 #define RACERS  8
 #define READERS 6
@@ -451,22 +450,16 @@ static const struct {
 
 int main(int count, char **arguments)
 {
-    const char **sets = must_alloc((size_t)(count + 1) * sizeof *sets);
-    size_t set_count = 0;
     int passed = 0, failed = 0;
-    struct daemon_settings *settings;
-    is_weak = count > 2 && strcmp(arguments[count - 1], "--weak") == 0;
-    for (int i = 2; i + 1 < count; i += 2)
-        sets[set_count++] = arguments[i + 1];
-    log_set_level(LOG_WARN);
-    if (count < 2 || daemon_settings_parse("--set", NULL, 0, sets, &settings) != ERR_NONE) {
-        fprintf(stderr, "storage_contract URI [--set NAME=VALUE]...: %s\n", err_text());
-        return 2;
-    }
-    storage_configure(&settings->storage);
+    is_weak = count > 1 && strcmp(arguments[1], "--weak") == 0;
+    int first = is_weak ? 2 : 1;
+    int code = storage_tool_begin(count, arguments, first,
+                                  "storage_contract [--weak] URI [--set NAME=VALUE]...");
+    if (code != 0)
+        return code;
     char *name =
         must_format("contract-%ld-%llu", (long)getpid(), (unsigned long long)clock_wall_ms());
-    base = storage_join(arguments[1], name);
+    base = storage_join(arguments[first], name);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint64_t start = clock_ns();
         failure = NULL;
@@ -481,6 +474,6 @@ int main(int count, char **arguments)
     if (storage_remove_tree(base) != ERR_NONE)
         fprintf(stderr, "cannot remove %s: %s\n", base, err_text());
     printf("%d passed, %d failed, 0 skipped\n", passed, failed);
-    daemon_settings_destroy(settings);
+    storage_tool_end();
     return failed > 0;
 }

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 
-from harness import ROOT, Cases, Workplace
+from harness import ROOT, Authority, Cases, Workplace
 from webhdfs_faults import EXCEPTIONS, Webhdfs
 
 cases = Cases()
@@ -90,12 +90,38 @@ def at_each_request(title, attempt, requests, kinds):
 
 
 def contract():
-    with Webhdfs(batch=3) as server:
-        code, said = tool("storage_contract", server.uri("/contract"))
-        passed = re.search(r"(\d+) passed, 0 failed", said)
-        cases.check(f"our WebHDFS keeps the contract ({passed and passed.group(1)} cases)", code == 0 and passed, said)
-        left = [path for path in server.files if "/contract" in path]
-        cases.check("nothing is left of it", not left, left)
+    for kind, flags in (("webhdfs", []), ("httpfs", ["--weak"])):
+        with Webhdfs(batch=3, kind=kind) as server:
+            code, said = tool("storage_contract", *flags, server.uri("/contract"))
+            passed = re.search(r"(\d+) passed, 0 failed", said)
+            cases.check(f"a {kind} of ours keeps the contract ({passed and passed.group(1)} cases)", code == 0 and passed, said)
+            left = [path for path in server.files if "/contract" in path]
+            cases.check("nothing is left of it", not left, left)
+
+
+def over_tls():
+    try:
+        with Workplace() as place:
+            ours, other = Authority(place), Authority(place, "other")
+            with Webhdfs(authority=ours) as server:
+                for title, ca, good in (("the authority that is named", ours.ca, True), ("another one", other.ca, False)):
+                    code, said = tool("storage_commit", "write", server.uri("/new"), sets=["--set", "hdfs_tls=true", "--set",
+                                                                                           f"storage_ca_file={ca}"])
+                    cases.check(f"TLS, a certificate by {title}", code == 0 if good else code == 1 and "certificate" in said, said)
+    except FileNotFoundError as e:
+        cases.skip("TLS", str(e))
+
+
+def without_ticket():
+    """Kerberos, as far as it goes without a realm: the error names the cause, and nothing is sent to a DataNode."""
+    with Webhdfs(negotiate=True) as server:
+        os.environ["KRB5CCNAME"] = "FILE:/nowhere/tickets"
+        code, said = tool("storage_commit", "write", server.uri("/new"), sets=["--set", "hdfs_auth=kerberos"])
+        cases.check("Kerberos without a ticket is named", code == 1 and "401" in said and "kinit" in said, said)
+        code, said = tool("storage_commit", "write", server.uri("/new"))
+        cases.check("a NameNode that wants Kerberos is named", code == 1 and "hdfs_auth" in said, said)
+        sent = [s for s in server.seen if s.startswith("data")]
+        cases.check("no byte goes to a DataNode", not sent, server.seen)
 
 
 def count_requests():
@@ -138,6 +164,8 @@ def secrets():
 
 def main():
     contract()
+    over_tls()
+    without_ticket()
     writing, reading = count_requests()
     at_each_request("write", write_with, writing, PASSING + LASTING)
     at_each_request("read", read_with, reading, ["500", "reset", "truncated", "slow", "standby", "dead", "refused"])

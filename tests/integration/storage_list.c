@@ -9,8 +9,8 @@
 #include <string.h>
 
 #include "common/mem.h"
-#include "common/settings.h"
 #include "common/storage.h"
+#include "tests/support/storage_tool.h"
 
 static enum err read_back(const char *directory, const struct storage_entry *entry)
 {
@@ -26,19 +26,13 @@ static enum err read_back(const char *directory, const struct storage_entry *ent
 
 int main(int count, char **arguments)
 {
-    const char **sets = must_alloc((size_t)(count + 1) * sizeof *sets);
     bool reads = count > 1 && strcmp(arguments[1], "--read") == 0;
     int first = reads ? 2 : 1;
-    size_t set_count = 0;
-    struct daemon_settings *settings;
     struct storage_list list = {0};
-    for (int i = first + 1; i + 1 < count; i += 2)
-        sets[set_count++] = arguments[i + 1];
-    if (first >= count || daemon_settings_parse("--set", NULL, 0, sets, &settings) != ERR_NONE) {
-        fprintf(stderr, "storage_list [--read] URI [--set NAME=VALUE]...: %s\n", err_text());
-        return 2;
-    }
-    storage_configure(&settings->storage);
+    int code = storage_tool_begin(count, arguments, first,
+                                  "storage_list [--read] URI [--set NAME=VALUE]...");
+    if (code != 0)
+        return code;
     enum err e = storage_list(arguments[first], &list);
     for (size_t i = 0; i < list.count && e == ERR_NONE; i++) {
         const struct storage_entry *entry = &list.entries[i];
@@ -52,7 +46,6 @@ int main(int count, char **arguments)
     if (e != ERR_NONE)
         fprintf(stderr, "%s\n", err_text());
     storage_list_deinit(&list);
-    daemon_settings_destroy(settings);
-    mem_free(sets);
+    storage_tool_end();
     return e != ERR_NONE;
 }

@@ -15,8 +15,8 @@
 #include "common/clock.h"
 #include "common/mem.h"
 #include "common/rng.h"
-#include "common/settings.h"
 #include "common/storage.h"
+#include "tests/support/storage_tool.h"
 
 #define PIECE ((size_t)512 << 10) /* a block of a shard's file, or so */
 
@@ -70,16 +70,10 @@ static enum err read_all(const char *uri, uint64_t pieces, uint64_t *piece)
 
 int main(int count, char **arguments)
 {
-    const char **sets = must_alloc((size_t)(count + 1) * sizeof *sets);
-    size_t set_count = 0;
-    struct daemon_settings *settings;
-    for (int i = 3; i + 1 < count; i += 2)
-        sets[set_count++] = arguments[i + 1];
-    if (count < 3 || daemon_settings_parse("--set", NULL, 0, sets, &settings) != ERR_NONE) {
-        fprintf(stderr, "storage_pour MEBIBYTES URI [--set NAME=VALUE]...: %s\n", err_text());
-        return 2;
-    }
-    storage_configure(&settings->storage);
+    int code = storage_tool_begin(count, arguments, 2,
+                                  "storage_pour MEBIBYTES URI [--set NAME=VALUE]...");
+    if (code != 0)
+        return code;
     uint64_t mib = strtoull(arguments[1], NULL, 10);
     uint64_t *piece = must_alloc(PIECE);
     double before = peak_mib();
@@ -96,5 +90,7 @@ int main(int count, char **arguments)
     }
     if (e != ERR_NONE)
         fprintf(stderr, "%s\n", err_text());
+    mem_free(piece);
+    storage_tool_end();
     return e != ERR_NONE;
 }

@@ -12,12 +12,12 @@ import datetime
 import http.server
 import json
 import os
-import ssl
 import subprocess
 import sys
 import threading
+import time
 
-from harness import ROOT, Cases, Workplace
+from harness import ROOT, Authority, Cases, Workplace
 from s3_faults import Store
 from s3_servers import ACCESS_KEY, SECRET_KEY, Swift, Unavailable, VersityGW, environment
 
@@ -43,7 +43,7 @@ def tool(store, name, *arguments, env=(), sets=()):
 
 
 def contract(name, store, *flags):
-    code, said = tool(store, "storage_contract", "s3://bucket/contract", *flags)
+    code, said = tool(store, "storage_contract", *flags, "s3://bucket/contract")
     cases.check(f"{name} keeps the contract of storage.h", code == 0, said[-1500:])
     uploads = store.client.uploads("bucket") if hasattr(store, "client") else store.uploads
     cases.check(f"{name} is left without unfinished uploads", not uploads, str(uploads))
@@ -255,30 +255,32 @@ def services():
         service.shutdown()
 
 
-def own_certificate():
-    """Over TLS, with a certificate of our own making: trusted only when it is named."""
-    try:
-        with Workplace() as place:
-            key, certificate = os.path.join(place.path, "key.pem"), os.path.join(place.path, "certificate.pem")
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-                            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate],
-                           check=True, stderr=subprocess.DEVNULL)
-            with Store() as store:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(certificate, key)
-                store.server.socket = context.wrap_socket(store.server.socket, server_side=True)
-                store.endpoint = store.endpoint.replace("http:", "https:")
-                code, said = tool(store, "storage_commit", "write", "s3://bucket/new",
-                                  sets=[*SETS, "--set", f"storage_ca_file={certificate}"])
-                cases.check("TLS with a certificate that is named", code == 0, said)
-                code, said = tool(store, "storage_commit", "read", "s3://bucket/new", sets=SETS)
-                cases.check("TLS with one that is not is refused at once", code != 0 and "certificate" in said, said)
-                store.endpoint = store.endpoint.replace("127.0.0.1", "localhost")
-                code, said = tool(store, "storage_list", "s3://bucket", sets=["--set", "s3_addressing=virtual", "--set",
-                                                                              "storage_timeout=1s"])
-                cases.check("virtual addressing names the bucket in the host", code != 0 and "bucket.localhost" in said, said)
-    except FileNotFoundError as e:
-        cases.skip("TLS", str(e))
+def over_tls():
+    """versitygw with a certificate by an authority of our own making: trusted only when that is named."""
+    with Workplace() as place:
+        ours, other = Authority(place), Authority(place, "other")
+        trust = ["--set", f"storage_ca_file={ours.ca}"]
+        with VersityGW(ours) as server:
+            for verb in ("write", "read"):
+                code, said = tool(server, "storage_commit", verb, "s3://bucket/new", sets=[*SETS, *trust])
+                cases.check(f"TLS with an authority that is named: {verb}", code == 0, said)
+            for title, sets, wanted in (("another one", ["--set", f"storage_ca_file={other.ca}"], "certificate"),
+                                        ("none", [], "certificate"),
+                                        ("a file that is not there", ["--set", "storage_ca_file=/nowhere.pem"], "/nowhere.pem")):
+                start = time.monotonic()
+                code, said = tool(server, "storage_commit", "read", "s3://bucket/new", sets=[*SETS, *sets])
+                cases.check(f"TLS with {title} is refused at once", code == 1 and wanted in said and "s3://bucket/new" in said and
+                            time.monotonic() - start < 15, said)
+            server.endpoint = server.endpoint.replace("127.0.0.1", "localhost")
+            code, said = tool(server, "storage_list", "s3://bucket", sets=["--set", "s3_addressing=virtual", "--set",
+                                                                           "storage_timeout=1s", *trust])
+            cases.check("virtual addressing names the bucket in the host", code != 0 and "bucket.localhost" in said, said)
+        with Store() as store:
+            Authority(place, "third", "DNS:elsewhere").wrap(store.server)
+            store.endpoint = store.endpoint.replace("http:", "https:")
+            code, said = tool(store, "storage_commit", "read", "s3://bucket/new",
+                              sets=[*SETS, "--set", f"storage_ca_file={place.path}/third/ca.pem"])
+            cases.check("a certificate of another machine is refused", code == 1 and "certificate" in said, said)
 
 
 def canaries():
@@ -298,11 +300,12 @@ def main():
                 odd_keys(server)
                 if kind is VersityGW:
                     many_objects(server)
-        except Unavailable as e:
+            if kind is VersityGW:
+                over_tls()
+        except (Unavailable, FileNotFoundError) as e:
             cases.skip(kind.name, str(e))
     if "services" in wanted:
         services()
-        own_certificate()
     if not wanted or "faults" in wanted or "quick" in wanted:
         for conditions in ("atomic", "501", "400", "ignored") if "quick" not in wanted else ():
             with Store(conditions) as store:
@@ -310,7 +313,6 @@ def main():
         credentials()
         empty_levels()
         services()
-        own_certificate()
         with Store() as store, Store("501") as unconditional:
             every_fault("write", write_with, request_count(store, "write"), [*PASSING, *LASTING], "atomic")
             every_fault("write", write_with, request_count(unconditional, "write"), ["500", "reset-after"], "501")

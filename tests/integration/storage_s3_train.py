@@ -9,11 +9,15 @@ storage_train.py has the real stores.
 """
 import json
 import os
+import resource
+import shutil
 import signal
+import socket
+import subprocess
 import threading
 import time
 
-from harness import Cases, Workplace, children_of, clicks_csv, clicks_job, run, run_job, start, wait_until
+from harness import ROOT, Cases, Workplace, children_of, clicks_csv, clicks_job, run, run_job, start, wait_until
 from s3_faults import Store
 from s3_servers import SECRET_KEY, enter
 
@@ -132,6 +136,46 @@ def secrets_of_processes(place):
     cases.check("no secret in config show", code == 0 and SECRET_KEY not in out + err, err)
 
 
+def core_of(arguments, place, wait):
+    """Ends a program by SIGABRT once wait() has returned -> what its core holds, or None when it leaves none."""
+    directory = os.path.join(place.path, "core")
+    os.mkdir(directory)
+    process = subprocess.Popen(arguments, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda:
+                               resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
+    wait()
+    process.send_signal(signal.SIGABRT)
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = -signal.SIGABRT
+    held = b"".join(open(os.path.join(directory, name), "rb").read() for name in os.listdir(directory))
+    shutil.rmtree(directory)
+    return held if held or os.WCOREDUMP(status) else None
+
+
+def cores(place, store):
+    """A program that holds a secret, or only was given one in its environment, leaves no core where any other does."""
+    with open("/proc/sys/kernel/core_pattern") as f:
+        pattern = f.read().strip()
+    if pattern.startswith("|") or "/" in pattern:
+        return cases.skip("no secret in cores", f"they go to '{pattern}' here")
+    commit = os.path.join(ROOT, os.environ.get("BUILD_DIR", "build"), "integration", "storage_commit")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        hung = [commit, "read", f"hdfs://127.0.0.1:{silent.getsockname()[1]}/x"]
+        given = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith("AWS_")}
+        core = core_of(hung, place, silent.accept)
+        os.environ.update(given)
+        if core is None:
+            return cases.skip("no secret in cores", "programs leave none here")
+        cases.check("what holds no secret leaves a core", SECRET_KEY.encode() not in core)
+        core = core_of(hung, place, silent.accept)
+        cases.check("a secret in the environment: no core", core is None or SECRET_KEY.encode() not in core)
+    store.begin({})
+    store.away = True
+    core = core_of([commit, "read", "s3://bucket/new"], place, lambda: wait_until(lambda: store.seen, 60))
+    store.away = False
+    cases.check("a secret in use: no core", core is None and store.seen, str(store.seen))
+
+
 def main():
     files = data_files()
     with Workplace() as place:
@@ -144,6 +188,7 @@ def main():
             second_epoch(place, store)
             store_goes_away(place, store, long)
             secrets_of_processes(place)
+            cores(place, store)
             clean_up(place, store)
             canaries(place, [store])
     cases.end()

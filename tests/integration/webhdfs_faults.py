@@ -38,7 +38,10 @@ def parent(path):
 
 
 class Webhdfs:
-    def __init__(self, batch=1000):
+    def __init__(self, batch=1000, kind="webhdfs", authority=None, negotiate=False):
+        """`kind` "httpfs": one server that passes the bytes itself, gives files no numbers, and knows no options of RENAME.
+        `negotiate`: the NameNode asks for Kerberos."""
+        self.kind, self.authority, self.negotiate = kind, authority, negotiate
         self.files, self.directories, self.ids = {}, {"/"}, {}
         self.last_id = 16385    # no number twice, as that tells whose file it is
         self.lock = threading.Lock()
@@ -52,6 +55,8 @@ class Webhdfs:
             server.daemon_threads = True
             server.block_on_close = False
             server.hdfs, server.role = self, role
+            if self.authority:
+                self.authority.wrap(server)
             self.servers.append(server)
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
@@ -63,6 +68,9 @@ class Webhdfs:
 
     def port(self, role):
         return self.servers[role == "data"].server_address[1]
+
+    def address(self, role):
+        return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.port(role)}"
 
     def uri(self, path):
         return f"hdfs://127.0.0.1:{self.port('name')}{path}"
@@ -96,9 +104,9 @@ class Webhdfs:
         is_directory = path in self.directories
         if not is_directory and path not in self.files:
             raise Failed("FileNotFoundException", f"File does not exist: {path}", 404)
+        number = {} if self.kind == "httpfs" else {"fileId": self.id_of(path)}
         return {"pathSuffix": suffix, "type": "DIRECTORY" if is_directory else "FILE",
-                "length": 0 if is_directory else len(self.files[path]), "modificationTime": 1700000000000,
-                "fileId": self.id_of(path)}
+                "length": 0 if is_directory else len(self.files[path]), "modificationTime": 1700000000000, **number}
 
     def children(self, path):
         if path in self.files:
@@ -156,9 +164,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fault = hdfs.next_fault(f"{self.server.role} {self.operation} {self.path_name}")
         try:
             self.misbehave(fault)
+            self.check_user()
             body = self.take_body()
             with hdfs.lock:
-                status, answer = self.on_data(body) if self.server.role == "data" else self.on_name(fault)
+                status, answer = self.on_data(body) if self.is_for_data() else self.on_name(fault)
             if fault == "500-after":
                 return self.answer(500, b"<html>oops</html>")
             if fault == "reset-after":
@@ -170,6 +179,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_GET = do_PUT = do_DELETE = serve
+
+    def is_for_data(self):
+        if self.server.hdfs.kind == "webhdfs":
+            return self.server.role == "data"
+        return self.query.get("data") == "true" or (self.operation == "OPEN" and "noredirect" not in self.query)
+
+    def check_user(self):
+        """A NameNode that wants Kerberos and gets none; DataNodes get a token from it, and must get nothing else."""
+        if self.server.hdfs.negotiate and not self.headers.get("Authorization", "").startswith("Negotiate "):
+            self.take_body()
+            self.answer(401, b"<html>Error 401 Authentication required</html>")
+            raise ConnectionError
 
     def misbehave(self, fault):
         if fault == "reset":
@@ -210,6 +231,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            if status == 401:
+                self.send_header("WWW-Authenticate", "Negotiate")
             self.send_header("Content-Length", str(len(body) + (7 if cut else 0)))
             self.end_headers()
             self.wfile.write(body)
@@ -228,10 +251,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.check_range(path)
             if "127.0.0.1" in query.get("excludedatanodes", "").split(","):     # by address, as NameNodes do; there is but one
                 raise Failed("IOException", "Failed to find datanode, suggest to check cluster health.")
-            port = free_port() if fault == "dead" else hdfs.port("data")
+            address = hdfs.address("name" if hdfs.kind == "httpfs" else "data")
+            if fault == "dead":
+                address = f"http://127.0.0.1:{free_port()}"
             more = {k: v for k, v in query.items() if k != "noredirect"}
+            if hdfs.kind == "httpfs" and self.operation == "CREATE":
+                more["data"] = "true"
             quoted = urllib.parse.quote(path, safe="/+").encode()
-            location = f"http://127.0.0.1:{port}/webhdfs/v1{quoted.decode()}?{urllib.parse.urlencode(more)}"
+            location = f"{address}/webhdfs/v1{quoted.decode()}?{urllib.parse.urlencode(more)}"
             return 200, json.dumps({"Location": location}).encode()
         if self.operation == "GETFILESTATUS":
             return 200, json.dumps({"FileStatus": hdfs.status(path)}).encode()
@@ -250,10 +277,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             was_there = hdfs.delete(path, query.get("recursive") == "true")
             return 200, json.dumps({"boolean": was_there}).encode()
         if self.operation == "RENAME":
-            if fault == "false":
+            taken = hdfs.kind == "httpfs" and query["destination"] in [*hdfs.files, *hdfs.directories]
+            if fault == "false" or taken:
                 return 200, b'{"boolean": false}'
             hdfs.rename(path, query["destination"], query.get("renameoptions", "NONE"))
-            return 200, b""
+            return 200, b'{"boolean": true}' if hdfs.kind == "httpfs" else b""
         raise Failed("UnsupportedOperationException", f"op={self.operation} is not supported", 400)
 
     def check_range(self, path):
