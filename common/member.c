@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/activity.h"
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/json.h"
@@ -176,6 +177,7 @@ static void send_state(struct member *m, struct exchange *x)
     pthread_mutex_lock(&m->lock);
     state.leaving = m->leaving;
     pthread_mutex_unlock(&m->lock);
+    state.activity = activity_count();
     const struct member_capacity *capacity = &m->options.capacity;
     state.cores = capacity->cores;
     state.gpus = capacity->gpus;

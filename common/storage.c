@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/activity.h"
 #include "common/mem.h"
 #include "common/storage_ahead.h"
 #include "common/storage_internal.h"
@@ -93,8 +94,11 @@ uint64_t storage_reader_size(const struct storage_reader *r)
 
 enum err storage_read_at(struct storage_reader *r, uint64_t offset, void *out, size_t size)
 {
-    return r->ahead != NULL ? storage_ahead_read(r->ahead, offset, out, size)
-                            : r->backend->read_at(r, offset, out, size);
+    enum err e = r->ahead != NULL ? storage_ahead_read(r->ahead, offset, out, size)
+                                  : r->backend->read_at(r, offset, out, size);
+    if (e == ERR_NONE)
+        activity_note();
+    return e;
 }
 
 void storage_close(struct storage_reader *r)
@@ -146,7 +150,10 @@ enum err storage_write_open(const char *uri, bool overwrite, struct storage_writ
 enum err storage_write(struct storage_writer *w, const void *data, size_t size)
 {
     /* Nothing may come with no address, which memcpy() must not be given. */
-    return size > 0 ? w->backend->write(w, data, size) : ERR_NONE;
+    enum err e = size > 0 ? w->backend->write(w, data, size) : ERR_NONE;
+    if (e == ERR_NONE)
+        activity_note();
+    return e;
 }
 
 enum err storage_write_close(struct storage_writer *w)

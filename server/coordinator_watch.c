@@ -11,6 +11,22 @@ static void mix(uint64_t *mark, uint64_t value)
     *mark = (*mark ^ value) * 0x100000001b3ull;
 }
 
+/* Indexing, restoring, evaluating and the last checkpoint take long and show no steps. Then counts
+ * that the members are at work; while training it does not, because what is read ahead or logged is
+ * no step. */
+static bool is_long_task(const struct job_run *j)
+{
+    return j->state == JOB_FORMING || j->state == JOB_RESTORING || j->state == JOB_FINISHING ||
+           j->hold != HOLD_NONE;
+}
+
+static void mix_activity(uint64_t *mark, const struct job_run *j,
+                         const Paramd__Control__MemberState *m)
+{
+    if (m != NULL && is_long_task(j))
+        mix(mark, m->activity);
+}
+
 /* Changes whenever anything moves. */
 static uint64_t progress_mark(const struct job_run *j)
 {
@@ -22,6 +38,7 @@ static uint64_t progress_mark(const struct job_run *j)
         mix(&mark, own[i]);
     for (uint32_t s = 0; s < j->server_count; s++) {
         const Paramd__Control__MemberState *m = state_of(j, j->servers[s]);
+        mix_activity(&mark, j, m);
         for (size_t i = 0; m != NULL && m->server != NULL && i < m->server->n_shards; i++) {
             const Paramd__Control__ShardState *shard = m->server->shards[i];
             mix(&mark, shard->restored);
@@ -31,6 +48,7 @@ static uint64_t progress_mark(const struct job_run *j)
     }
     for (uint32_t w = 0; w < j->worker_count; w++) {
         const Paramd__Control__MemberState *m = state_of(j, j->workers[w]);
+        mix_activity(&mark, j, m);
         if (m == NULL || m->worker == NULL)
             continue;
         mix(&mark, m->worker->prepared_round);
@@ -73,7 +91,7 @@ static void describe_slowest(const struct job_run *j, struct str *out)
                           j->layout->shards[slowest].member, (unsigned long long)step);
 }
 
-/* Indexing, restoring and evaluating show no steps while they work, so they get more time. */
+/* Long tasks get more time: a sort or a merge of what was read is not counted. */
 static uint64_t patience_ms(const struct coordinator *c, const struct job_run *j)
 {
     uint64_t stall = c->options.stall_timeout_ms;
@@ -82,7 +100,6 @@ static uint64_t patience_ms(const struct coordinator *c, const struct job_run *j
     case JOB_RECOVERING: /* for daemons, or the storage; its status says which */
         return UINT64_MAX;
     case JOB_FORMING:
-        return 30 * stall;
     case JOB_RESTORING:
     case JOB_FINISHING:
         return 10 * stall;

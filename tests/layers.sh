@@ -14,7 +14,7 @@ tables() {
     cat <<'TABLE'
 # level LEVEL FILES         without extension; * stands for anything; the first row that fits counts
 level 0 common/check common/err common/log common/mem common/clock common/str common/rng common/crc
-level 0 common/limits common/buf common/fmath common/plant common/machine
+level 0 common/limits common/buf common/fmath common/plant common/machine common/activity
 level 1 common/conf* common/queue common/pool common/loop common/metrics common/json* common/hash
 level 1 common/sha256 common/ring common/xml common/secret proto/*.pb-c
 level 2 common/wire* common/schema* common/layout* common/steps* common/checkpoint* common/publish*

@@ -1,5 +1,6 @@
 #include "worker/evaluator.h"
 
+#include "common/activity.h"
 #include "common/check.h"
 #include "common/mem.h"
 #include "worker/area.h"
@@ -140,5 +141,6 @@ enum err evaluator_run(struct evaluator *e, struct batch_stream *stream, const a
         batch_release(b);
         if (error != ERR_NONE)
             return error;
+        activity_note();
     }
 }

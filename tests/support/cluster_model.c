@@ -182,6 +182,12 @@ static void evaluate(struct model_member *p, const Paramd__Control__WorkerOrders
 static void follow_worker(struct model *m, struct model_member *p,
                           const Paramd__Control__WorkerOrders *w)
 {
+    if (p->scans > 0 && !p->frozen)
+        p->activity++;
+    if (p->scans > 0) {
+        p->scans--;
+        return;
+    }
     if (p->rounds < w->prepare_round && !p->index_done && w->index_checksum[0] == '\0') {
         p->index_done = m->index_stored && p->rounds == 0;
         p->rounds++;
@@ -337,6 +343,7 @@ static void send_state(struct model *m, struct model_member *p)
     s.job = p->job;
     s.generation = p->generation;
     s.leaving = p->leaving;
+    s.activity = p->activity;
     failure.kind = (Paramd__Control__Failure__Kind)p->failure_kind;
     failure.text = p->failure;
     s.failure = p->failure_kind != 0 ? &failure : NULL;

@@ -43,6 +43,8 @@ struct model_member {
     char device[32];
     uint32_t rounds;
     bool index_done;
+    uint32_t scans; /* turns that the first round takes */
+    uint64_t activity;
     uint64_t evaluated; /* step + 1 */
     uint32_t evaluated_part, evaluated_part_count;
     uint64_t released_turn; /* when it let go */

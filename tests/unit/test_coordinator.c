@@ -339,6 +339,25 @@ static void test_failures(void **state)
     }
 }
 
+/* Indexing takes longer than the coordinator is patient: no failure as long as it moves. */
+static void test_long_index(void **state)
+{
+    for (int stuck = 0; stuck < 2; stuck++) {
+        struct model m;
+        model_init(&m, 2, 2);
+        model_submit(&m, JOB("long", ""), "");
+        assert_true(model_until(&m, "long", "FORMING", TURNS));
+        m.members[2].scans = 1500; /* 150 s; the stall limit is 10 s, and ten times that here */
+        m.members[2].frozen = stuck;
+        assert_true(model_until(&m, "long", stuck ? "FAILED" : "DONE", 2000));
+        Paramd__Control__StatusReply *s = model_status(&m, "long");
+        if (stuck)
+            assert_contains(s->why, "while FORMING; it indexes the data: round 1, 1 of 2");
+        done_with(s);
+        model_deinit(&m);
+    }
+}
+
 /* ---- messages ---- */
 
 static void test_messages(void **state)
@@ -393,7 +412,7 @@ int main(void)
         cmocka_unit_test(test_arm_refused), cmocka_unit_test(test_final_abandoned),
         cmocka_unit_test(test_max_age),     cmocka_unit_test(test_checkpoint_now),
         cmocka_unit_test(test_stop),        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_long_index),  cmocka_unit_test(test_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
