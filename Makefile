@@ -265,8 +265,10 @@ lint:
 format:
 	clang-format -i $(SOURCES)
 
-# The opening comment of every header, one after the other: a tour of the modules.
-docs: $(B)/docs/modules.txt
+# What is made from the tables of settings: two pages and the daemons' configuration files. And the opening
+# comment of every header, one after the other: a tour of the modules.
+docs: $(B)/docs/modules.txt $(B)/tests/test_settings
+	PARAMD_UPDATE=1 $(B)/tests/test_settings
 $(B)/docs/modules.txt: $(wildcard common/*.h common/model/*.h server/*.h worker/*.h cli/*.h)
 	@mkdir -p $(@D)
 	$(Q)for h in $^; do awk '/^ \*\//{exit} /^ \*/{sub(/^ \* ?/, ""); print}' $$h; echo; done > $@

@@ -55,7 +55,10 @@ const struct setting daemon_settings[] = {
     {"peer_timeout", SETTING_MS32, AT(peer_timeout_ms), .initial = "10s", .min = 500,
      .max = 3600000, .help = "A member that is silent for so long counts as lost."},
     {"stall_timeout", SETTING_MS32, AT(stall_timeout_ms), .initial = "2min", .min = 1000,
-     .max = 86400000, .help = "A step without progress for so long is treated as a failure."},
+     .max = 86400000,
+     .help = "A step without progress for so long is treated as a failure; so are indexing, "
+             "restoring, evaluating and the last checkpoint when nothing is read or written for "
+             "ten times as long."},
     {"stuck_timeout", SETTING_MS32, AT(stuck_timeout_ms), .initial = "1min", .max = 86400000,
      .help = "A shard or rank that is at one piece of work for so long counts as lost; 0: never."},
     {"replace_wait", SETTING_MS32, AT(replace_wait_ms), .applies = SERVER, .initial = "3s",
