@@ -444,7 +444,6 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
     uint64_t step = j->start_step;
     struct early early = evals_early(j, step);
     find_best(j, early.best_step);
-    record_note(c, j); /* not sooner: it must name the best, for who takes a running job over */
     if (j->eval_mode || (step > 0 && (step == j->steps.last_step || early.stop))) {
         bool evaluate =
             j->eval_mode || (steps_is_eval(&j->steps, step) && evals_find(j, step, false) == NULL);
@@ -453,10 +452,12 @@ static void begin(struct coordinator *c, struct job_run *j, uint64_t now)
         j->hold_step = step;
         j->hold_stop = true;
         j->stopped_early = early.stop && step < j->steps.last_step;
-        return;
+    } else {
+        j->verdict_step = step;
+        j->start = true;
     }
-    j->verdict_step = step;
-    j->start = true;
+    /* Not sooner: who takes a running job over must know what is best, and what has its verdict. */
+    record_note(c, j);
 }
 
 void restoring_step(struct coordinator *c, struct job_run *j, uint64_t now)

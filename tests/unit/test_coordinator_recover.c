@@ -506,6 +506,26 @@ static void test_best_survives(void **state)
     }
 }
 
+/* The step that a job was restored at had its verdict: a new leader does not ask for it again, when
+ * the shards have gone on. */
+static void test_verdict_survives(void **state)
+{
+    struct model m;
+    begin(&m, 3, 2);
+    model_leave(&m, member(&m, "server-1"));
+    assert_true(model_until(&m, "job", "RUNNING", TURNS));
+    assert_true(model_logged(&m, "goes on at step=10 "));
+    for (int i = 0; i < 4; i++)
+        model_turn(&m);
+    uint32_t evaluations = 0;
+    model_new_leader(&m);
+    finish(&m, 2, 1);
+    for (uint32_t i = 0; i < m.log_count; i++)
+        evaluations += strstr(m.log[i], "evaluated step=10 ") != NULL;
+    assert_int_equal(evaluations, 1);
+    model_deinit(&m);
+}
+
 /* Nothing is decided while the registry is away, and the job goes on when it is back. */
 static void test_registry_away(void **state)
 {
@@ -607,6 +627,7 @@ int main(void)
         cmocka_unit_test(test_leases_survive),
         cmocka_unit_test(test_queue_and_past_survive),
         cmocka_unit_test(test_best_survives),
+        cmocka_unit_test(test_verdict_survives),
         cmocka_unit_test(test_registry_away),
         cmocka_unit_test(test_end_is_not_recorded_late),
         cmocka_unit_test(test_end_names_the_checkpoint),
