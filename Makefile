@@ -8,6 +8,8 @@
 #   make BUILD=debug     into build/debug; likewise BUILD=asan, BUILD=tsan
 #   make ARCH=-march=native
 #   make V=1             shows the commands
+#   make CUDA=yes        the GPU backend is part of it: without a toolkit that is an error; CUDA=no: it is not
+#   make CUDA_HOME=DIR CUDA_ARCHS="80 90"   with this toolkit, for these GPUs (and those after the last)
 #
 # One file, not recursive. Sources are found by wildcard; a program is built when its main.c is there.
 
@@ -31,7 +33,7 @@ $(error BUILD is '$(BUILD)'; it can be release, debug, asan or tsan)
 endif
 
 COMMON_C := $(wildcard common/*.c common/model/*.c)
-DAEMON_C := $(filter-out %/main.c,$(wildcard server/*.c worker/*.c))
+DAEMON_C := $(filter-out %/main.c worker/compute_cuda%,$(wildcard server/*.c worker/*.c))
 CLI_C := $(filter-out %/main.c,$(wildcard cli/*.c))
 PROTO := $(wildcard proto/*.proto)
 TEST_C := $(wildcard tests/unit/test_*.c)
@@ -106,9 +108,55 @@ LIBS_TEST := $(or $(call pkg_config,--libs cmocka),-lcmocka)
 HOT_C := $(wildcard worker/compute_*.c worker/kernel*.c server/table*.c server/optimizer*.c \
          server/dense.c server/shard_apply.c common/wire.c common/rng.c common/evaluation.c)
 
+# ---- the GPU backend: a shared object beside the programs, where there is a toolkit ----
+
+CUDA ?= auto
+CUDA_ARCHS ?= 80 90
+ifeq ($(filter auto yes no,$(CUDA)),)
+$(error CUDA is '$(CUDA)'; it can be auto, yes or no)
+endif
+NVCC_FOUND := $(firstword $(wildcard build/cuda-toolkit/bin/nvcc) $(shell command -v nvcc 2>/dev/null) \
+              $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC_FOUND))
+CUBLAS_HOME ?= $(CUDA_HOME)
+ifneq ($(filter no,$(CUDA))$(filter asan tsan,$(BUILD)),)
+CUDA_SO :=
+else ifeq ($(and $(CUDA_HOME),$(wildcard $(CUDA_HOME)/bin/nvcc),$(wildcard $(CUBLAS_HOME)/include/cublas_v2.h)),)
+CUDA_WHY := no CUDA toolkit with nvcc and cuBLAS in '$(CUDA_HOME)' (make cuda-toolkit, or CUDA_HOME=DIR)
+CUDA_SO :=
+else
+CUDA_SO := $(B)/paramd-cuda.so
+endif
+ifeq ($(CUDA),yes)
+ifneq ($(CUDA_WHY),)
+$(error CUDA=yes: $(CUDA_WHY))
+endif
+endif
+
+CUDA_C := $(wildcard worker/compute_cuda*.c)
+CUDA_CU := $(wildcard worker/kernels*.cu)
+CUDA_O := $(CUDA_C:%.c=$(B)/cuda/%.o) $(CUDA_CU:%.cu=$(B)/cuda/%.o)
+CUDA_LIBRARIES := $(wildcard $(CUBLAS_HOME)/lib64 $(CUBLAS_HOME)/lib)
+# Not contracted, as FLOAT has it for the host. PTX of the last one is for GPUs that come later.
+NVCC_FLAGS = -std=c++17 -O3 -fmad=false $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+             -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS)) \
+             -I. -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter
+CUDA_CFLAGS = $(filter-out -fPIE,$(BASE)) -fPIC -fvisibility=hidden $(OPTIMIZE) $(WARN) -I.
+
+# Tests have a GPU that is the host: the backend's own sources, with other headers (tests/emulation). Fibers
+# are nothing that the thread sanitizer knows.
+EMULATION_CC := $(wildcard tests/emulation/*.cc)
+EMULATION_O := $(CUDA_C:%.c=$(B)/emulation/%.o) $(CUDA_CU:%.cu=$(B)/emulation/%.o) \
+               $(EMULATION_CC:%.cc=$(B)/emulation/%.o)
+EMULATION_SO := $(if $(filter tsan,$(BUILD)),,$(B)/tests/paramd-cuda-emulated.so)
+EMULATION_FLAGS = -Itests/emulation -I. -D_GNU_SOURCE $(ARCH) $(FLOAT) -O2 -g -fPIC -fvisibility=hidden \
+                  -Wall -Wextra -Werror -Wno-unused-parameter
+CXX := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+
 # ---- rules ----
 
 Q := $(if $(V),,@)
+comma := ,
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 # Files appear whole, so that two makes at a time in one tree do not read each other's halves.
@@ -118,8 +166,9 @@ DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
 .PHONY: cuda-toolkit all tests benches soak run-soak demo run-demo test run-test test-torch test-storage test-sanitizers bench lint format install clean docs deps FORCE
 
-all: $(LIB) $(PROGRAMS)
-tests: all $(TESTS) $(TOOLS) $(SIM)
+all: $(LIB) $(PROGRAMS) $(CUDA_SO)
+	@$(if $(CUDA_WHY),echo "make: the GPU backend is left out: $(CUDA_WHY)",:)
+tests: all $(TESTS) $(TOOLS) $(SIM) $(EMULATION_SO)
 benches: all $(BENCHES) $(B)/integration/storage_pour
 
 # Objects are made again when the compiler or a flag changes.
@@ -197,8 +246,47 @@ $(B)/sim/%.o: %.c $(B)/flags | $(GEN_H)
 $(SIM): $(SIM_O) $(GEN_O)
 	$(link) $(LIBS) $(PLACE)
 
+$(B)/cuda/flags: FORCE
+	@mkdir -p $(@D)
+	@echo "$(CUDA_HOME) $(CUBLAS_HOME) $(NVCC_FLAGS) $(CUDA_CFLAGS)" | cmp -s - $@ || \
+	    echo "$(CUDA_HOME) $(CUBLAS_HOME) $(NVCC_FLAGS) $(CUDA_CFLAGS)" > $@
+$(B)/cuda/%.o: %.cu $(B)/cuda/flags
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CUDA_HOME)/bin/nvcc $(NVCC_FLAGS) -MD -MP -MT $@ -MF $(@:.o=.d) -c -o $(TEMPORARY) $< $(PLACE)
+$(B)/cuda/%.o: %.c $(B)/cuda/flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CUDA_CFLAGS) -isystem $(CUDA_HOME)/include -isystem $(CUBLAS_HOME)/include \
+	    $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
+# cuBLAS is found where it was linked with, beside the shared object's own cuda-toolkit, or by the system.
+$(B)/paramd-cuda.so: $(CUDA_O)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -shared -Wl,-z,defs -Wl,-z,relro,-z,now -Wl,--exclude-libs,ALL -o $(TEMPORARY) $(CUDA_O) \
+	    $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a)) \
+	    $(addprefix -L,$(CUDA_LIBRARIES)) -Wl,-rpath,'$$ORIGIN/cuda-toolkit/lib' \
+	    $(addprefix -Wl$(comma)-rpath$(comma),$(filter-out build/%,$(CUDA_LIBRARIES))) \
+	    -lcublas -lcublasLt -lstdc++ -ldl -lrt -lpthread $(PLACE)
+
+$(B)/emulation/%.o: %.cu $(B)/flags
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -x c++ -std=c++17 $(EMULATION_FLAGS) $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
+$(B)/emulation/%.o: %.cc $(B)/flags
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 $(EMULATION_FLAGS) $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
+$(B)/emulation/%.o: %.c $(B)/flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 $(EMULATION_FLAGS) $(DEPEND) -c -o $(TEMPORARY) $< $(PLACE)
+$(B)/tests/paramd-cuda-emulated.so: $(EMULATION_O)
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -shared -Wl,-z,defs -o $(TEMPORARY) $^ -lm $(PLACE)
+
 .SECONDARY:
--include $(shell find $(B)/obj $(B)/sim -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj $(B)/sim $(B)/cuda $(B)/emulation -name '*.d' 2>/dev/null)
 
 # ---- what people run ----
 
@@ -251,7 +339,8 @@ bench: benches
 	$(Q)for b in $(BENCHES) $(BENCH_SCRIPTS); do \
 	    echo "== $$b"; PARAMCTL=$(abspath $(B))/paramctl $$b || exit 1; done
 
-SOURCES = $(shell find common server worker cli tests -name '*.[ch]' 2>/dev/null)
+SOURCES = $(shell find common server worker cli tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o \
+    -name '*.cc' 2>/dev/null)
 
 lint:
 	tests/layers.sh
@@ -282,6 +371,8 @@ install: all
 	    install -m 644 $(f) $(DESTDIR)$(SYSCONFDIR)/paramd/; } &&) true
 	$(foreach f,$(filter-out $(DAEMON_CONF),$(wildcard conf/*.yaml)),\
 	    install -m 644 $(f) $(DESTDIR)$(PREFIX)/share/paramd/jobs/ &&) true
+	$(if $(CUDA_SO),install -d $(DESTDIR)$(PREFIX)/lib/paramd && \
+	    install -m 755 $(CUDA_SO) $(DESTDIR)$(PREFIX)/lib/paramd/)
 	install -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/paramd/
 	$(if $(wildcard deploy/systemd/*),install -d $(DESTDIR)$(PREFIX)/lib/systemd/system)
 	$(foreach f,$(wildcard deploy/systemd/*.service deploy/systemd/*.target),\

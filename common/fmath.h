@@ -18,28 +18,33 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float fmath_from_bits(uint32_t bits)
+/* Where these run on a GPU too, its sources define this to what the compiler calls that. */
+#ifndef DEVICE_CALL
+#define DEVICE_CALL
+#endif
+
+DEVICE_CALL static inline float fmath_from_bits(uint32_t bits)
 {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline uint32_t fmath_bits(float value)
+DEVICE_CALL static inline uint32_t fmath_bits(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline double fmath_from_bits64(uint64_t bits)
+DEVICE_CALL static inline double fmath_from_bits64(uint64_t bits)
 {
     double value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline uint64_t fmath_bits64(double value)
+DEVICE_CALL static inline uint64_t fmath_bits64(double value)
 {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -51,7 +56,7 @@ static inline uint64_t fmath_bits64(double value)
  * that is undefined for NaN. 2^k is applied in two halves, so that results next to overflow and
  * underflow are right.
  */
-static inline float fmath_exp(float x)
+DEVICE_CALL static inline float fmath_exp(float x)
 {
     x = x < -104.0f ? -104.0f : x;
     x = x > 89.0f ? 89.0f : x;
@@ -74,7 +79,7 @@ static inline float fmath_exp(float x)
     return p * a * b;
 }
 
-static inline double fmath_exp64(double x)
+DEVICE_CALL static inline double fmath_exp64(double x)
 {
     x = x < -746.0 ? -746.0 : x;
     x = x > 710.0 ? 710.0 : x;
@@ -104,7 +109,7 @@ static inline double fmath_exp64(double x)
 }
 
 /* 2 atanh(s) for |s| <= 1/3. */
-static inline double fmath_two_atanh(double s)
+DEVICE_CALL static inline double fmath_two_atanh(double s)
 {
     double q = s * s;
     double p = 1.0 / 31.0;
@@ -126,7 +131,7 @@ static inline double fmath_two_atanh(double s)
 }
 
 /* Of normal, positive numbers. */
-static inline double fmath_log64(double x)
+DEVICE_CALL static inline double fmath_log64(double x)
 {
     uint64_t bits = fmath_bits64(x) + (0x3ff0000000000000ull - 0x3fe6a09e667f3bcdull);
     double exponent = (double)((int64_t)(bits >> 52) - 0x3ff);
@@ -135,19 +140,19 @@ static inline double fmath_log64(double x)
 }
 
 /* log(1 + exp(-|x|)), precise in relative terms however large x is. */
-static inline double fmath_log1p_exp(double x)
+DEVICE_CALL static inline double fmath_log1p_exp(double x)
 {
     double t = fmath_exp64(x < 0 ? x : -x);
     return fmath_two_atanh(t / (2.0 + t));
 }
 
 /* 1 / (1 + exp(-x)) */
-static inline float fmath_sigmoid(float x)
+DEVICE_CALL static inline float fmath_sigmoid(float x)
 {
     return 1.0f / (1.0f + fmath_exp(-x));
 }
 
-static inline float fmath_tanh(float x)
+DEVICE_CALL static inline float fmath_tanh(float x)
 {
     /* The quotient loses digits near 0, where the series has them. */
     float q = x * x;
@@ -166,7 +171,7 @@ static inline float fmath_tanh(float x)
 }
 
 /* The loss of a logit z for a label y in [0, 1]: log(1 + exp(z)) - y z. */
-static inline double fmath_logistic_loss(float z, float y)
+DEVICE_CALL static inline double fmath_logistic_loss(float z, float y)
 {
     double logit = (double)z;
     double hinge = logit > 0 ? (1.0 - (double)y) * logit : -(double)y * logit;
@@ -174,14 +179,15 @@ static inline double fmath_logistic_loss(float z, float y)
 }
 
 /* Half the square, so that its derivative is prediction - label. */
-static inline double fmath_squared_loss(float prediction, float label)
+DEVICE_CALL static inline double fmath_squared_loss(float prediction, float label)
 {
     double difference = (double)prediction - (double)label;
     return 0.5 * difference * difference;
 }
 
 /* log Σ exp(z_j) - z_class over `width` logits. */
-static inline double fmath_softmax_loss(const float *logits, uint32_t width, uint32_t class_index)
+DEVICE_CALL static inline double fmath_softmax_loss(const float *logits, uint32_t width,
+                                                    uint32_t class_index)
 {
     float largest = logits[0];
     for (uint32_t j = 1; j < width; j++)

@@ -188,6 +188,7 @@ enum model_type {
     MODEL_LAYERS /* model.layers, put together by the user */
 };
 enum loss_type { LOSS_LOGISTIC, LOSS_SQUARED, LOSS_SOFTMAX };
+enum precision { PRECISION_FLOAT32, PRECISION_TF32, PRECISION_BF16, PRECISION_FP16 };
 enum activation { ACTIVATION_NONE, ACTIVATION_RELU, ACTIVATION_TANH, ACTIVATION_SIGMOID };
 enum normalize { NORMALIZE_NONE, NORMALIZE_INSTANCE };
 

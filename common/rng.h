@@ -15,7 +15,12 @@
 
 #include <stdint.h>
 
-static inline uint64_t mix64(uint64_t x)
+/* Where these run on a GPU too, its sources define this to what the compiler calls that. */
+#ifndef DEVICE_CALL
+#define DEVICE_CALL
+#endif
+
+DEVICE_CALL static inline uint64_t mix64(uint64_t x)
 {
     x ^= x >> 30;
     x *= 0xbf58476d1ce4e5b9ull;
@@ -27,7 +32,7 @@ static inline uint64_t mix64(uint64_t x)
 uint64_t mix64_inverse(uint64_t mixed);
 
 /* 64 random bits: a pure function of both arguments. */
-static inline uint64_t rng_at(uint64_t key, uint64_t counter)
+DEVICE_CALL static inline uint64_t rng_at(uint64_t key, uint64_t counter)
 {
     return mix64(mix64(key + 0x9e3779b97f4a7c15ull) ^ mix64(counter + 0xd1b54a32d192ed03ull));
 }
@@ -42,7 +47,7 @@ static inline uint64_t rng_below(uint64_t bits, uint64_t bound)
 }
 
 /* Uniform in [0, 1): the upper 24 bits. */
-static inline float rng_uniform(uint64_t bits)
+DEVICE_CALL static inline float rng_uniform(uint64_t bits)
 {
     return (float)(bits >> 40) * 0x1p-24f;
 }
