@@ -194,7 +194,10 @@ struct compute_table {
     struct compute_cuts cuts;    /* of a device that does not share memory */
 };
 
-/* The same tables where the device reads them, with their `terms` there too; and over all tables: */
+/*
+ * The same tables where the device reads them, with their `terms` there too; and over all
+ * tables:
+ */
 struct compute_tables_there {
     const struct compute_table *tables; /* NULL: the device shares memory */
     uint32_t most_keys, most_parts, most_longs;
@@ -270,8 +273,8 @@ struct compute {
     /* Memory of the host that is copied from and to while both compute (pinned). */
     void *(*host_alloc)(struct device *d, size_t bytes);
     void (*host_free)(struct device *d, void *memory);
-    /* Begins to copy beside what the device computes; `from` stays as it is until join() and fence().
-     */
+    /* Begins to copy beside what the device computes; `from` stays as it is until join() and
+     * fence(). */
     void (*upload)(struct device *d, void *to, const void *from, size_t bytes);
     /* Operations asked for from here on find what was uploaded before. */
     void (*join)(struct device *d);

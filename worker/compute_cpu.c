@@ -6,7 +6,7 @@
 #include "common/mem.h"
 #include "worker/network.h"
 
-/* ---- memory: that of the host ----------------------------------------------------------------- */
+/* ---- memory: that of the host ---------------------------------------------------------------- */
 
 static void *memory_alloc(struct device *d, size_t bytes)
 {
@@ -45,7 +45,7 @@ static void cpu_linear_layer(struct device *d, const struct compute_gemm *g,
     cpu_activate(d, a);
 }
 
-/* ---- the table -------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static const struct compute cpu = {
     .name = "cpu",

@@ -6,7 +6,7 @@
 
 #include "worker/compute_cuda_internal.h"
 
-/* ---- failures --------------------------------------------------------------------------------- */
+/* ---- failures -------------------------------------------------------------------------------- */
 
 void cuda_check(struct cuda_device *d, const char *what, cudaError_t status)
 {
@@ -22,7 +22,7 @@ static enum err failed(const struct cuda_host *host, enum err code, const char *
                       cudaGetErrorName(status));
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* Calls of a device are of whatever thread owns it, and CUDA keeps the current device by thread. */
 static void make_current(struct cuda_device *d)
@@ -82,7 +82,7 @@ static void memory_host_free(struct device *device, void *memory)
         cuda_check(d, "cudaFreeHost", cudaFreeHost(memory));
 }
 
-/* ---- streams ---------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static void memory_upload(struct device *device, void *to, const void *from, size_t bytes)
 {
@@ -121,14 +121,14 @@ static enum err memory_fence(struct device *device)
     return ERR_IO;
 }
 
-/* ---- operations ------------------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
-#define OPERATION(NAME, TYPE)                                                         \
-    static void cuda_##NAME(struct device *device, const struct compute_##TYPE *what) \
-    {                                                                                 \
-        struct cuda_device *d = cuda_of(device);                                      \
-        kernel_##NAME((struct kernel_stream){d->stream, d->scratch}, what);           \
-        cuda_check(d, #NAME, cudaGetLastError());                                     \
+#define OPERATION(NAME, TYPE)                                                                      \
+    static void cuda_##NAME(struct device *device, const struct compute_##TYPE *what)              \
+    {                                                                                              \
+        struct cuda_device *d = cuda_of(device);                                                   \
+        kernel_##NAME((struct kernel_stream){d->stream, d->scratch}, what);                        \
+        cuda_check(d, #NAME, cudaGetLastError());                                                  \
     }
 OPERATION(activate, activate)
 OPERATION(activate_back, activate_back)
@@ -206,7 +206,7 @@ static const struct compute cuda = {
     .check = cuda_check_numbers,
 };
 
-/* ---- lifetime --------------------------------------------------------------------------------- */
+/* ---- lifetime -------------------------------------------------------------------------------- */
 
 static enum err count_devices(const struct cuda_host *host, uint32_t *count_out)
 {
@@ -218,10 +218,9 @@ static enum err count_devices(const struct cuda_host *host, uint32_t *count_out)
                           "missing or older); install a driver of that series, or set device: cpu",
                           CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
-        return host->fail(ERR_UNAVAILABLE,
-                          "the driver sees no GPU here (CUDA_VISIBLE_DEVICES='%s')",
-                          getenv("CUDA_VISIBLE_DEVICES") != NULL ? getenv("CUDA_VISIBLE_DEVICES")
-                                                                 : "");
+        return host->fail(
+            ERR_UNAVAILABLE, "the driver sees no GPU here (CUDA_VISIBLE_DEVICES='%s')",
+            getenv("CUDA_VISIBLE_DEVICES") != NULL ? getenv("CUDA_VISIBLE_DEVICES") : "");
     if (status != cudaSuccess)
         return failed(host, ERR_UNAVAILABLE, "counting GPUs", status);
     *count_out = (uint32_t)count;

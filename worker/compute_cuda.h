@@ -14,8 +14,8 @@
  * Streams  operations are one stream's; uploads another's, which join() makes the first one wait
  *          for. So the next batch's upload runs beside this one's kernels.
  * Bits     the same from run to run on one kind of GPU: one stream a cuBLAS handle with a workspace
- *          of its own, atomics off; cublasLt's algorithm is its first choice for the shape, of those
- *          that reduce in order; no atomicAdd in kernels.
+ *          of its own, atomics off; cublasLt's algorithm is its first choice for the shape, of
+ *          those that reduce in order; no atomicAdd in kernels.
  * Precision  float32: multiplied as such. tf32: products of inputs with 10 bits of fraction. bf16,
  *          fp16: inputs rounded to 16 bits; fp16's gradients need a loss scale. Sums, activations
  *          and everything that is no matrix product are float32 in all of them.

@@ -14,7 +14,7 @@ static void check_cublas(struct cuda_device *d, const char *what, cublasStatus_t
         snprintf(d->failure, sizeof d->failure, "%s: %s", what, cublasGetStatusString(status));
 }
 
-/* ---- how numbers are multiplied ---------------------------------------------------------------- */
+/* ---- how numbers are multiplied -------------------------------------------------------------- */
 
 static bool is_narrow(const struct cuda_device *d)
 {
@@ -44,7 +44,10 @@ static uint32_t narrow_stride(uint32_t width)
     return (width + 7u) / 8u * 8u; /* 16 bytes, as tensor cores load */
 }
 
-/* Room for an operand of 16 bits; grows in the first steps only, as later ones have no other shapes. */
+/*
+ * Room for an operand of 16 bits; grows in the first steps only, as later ones have no other
+ * shapes.
+ */
 static void *narrow_room(struct cuda_device *d, uint32_t which, size_t bytes)
 {
     struct cuda_narrow *room = &d->narrow[which];
@@ -89,9 +92,12 @@ static uint32_t x_stride(const struct compute_gemm *g)
     return g->x_stride > 0 ? g->x_stride : g->in;
 }
 
-/* ---- cuBLAS ------------------------------------------------------------------------------------ */
+/* ---- cuBLAS ---------------------------------------------------------------------------------- */
 
-/* result[rows][columns] = (beta of it) + left · right, of row-major operands; either may be turned. */
+/*
+ * result[rows][columns] = (beta of it) + left · right, of row-major operands; either may be
+ * turned.
+ */
 struct product {
     struct operand left, right;
     bool turn_left, turn_right;
@@ -153,8 +159,8 @@ void cuda_gemm_weight(struct device *device, const struct compute_gemm *g)
     struct cuda_device *d = cuda_of(device);
     if (g->n == 0) {
         cuda_check(d, "gemm_weight",
-                   cudaMemsetAsync(g->weight_gradient, 0,
-                                   (size_t)g->in * g->out * sizeof(float), d->stream));
+                   cudaMemsetAsync(g->weight_gradient, 0, (size_t)g->in * g->out * sizeof(float),
+                                   d->stream));
         return;
     }
     struct product p = {
@@ -170,7 +176,7 @@ void cuda_gemm_weight(struct device *device, const struct compute_gemm *g)
     multiply(d, "gemm_weight", &p);
 }
 
-/* ---- cublasLt: product, bias and activation in one ---------------------------------------------- */
+/* ---- cublasLt: product, bias and activation in one ------------------------------------------- */
 
 static void plan_deinit(struct cuda_plan *p)
 {
@@ -313,7 +319,7 @@ void cuda_linear(struct device *device, const struct compute_gemm *g,
     device->compute->activate(device, &rest);
 }
 
-/* ---- lifetime --------------------------------------------------------------------------------- */
+/* ---- lifetime -------------------------------------------------------------------------------- */
 
 enum err cuda_gemm_open(struct cuda_device *d)
 {

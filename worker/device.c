@@ -12,7 +12,7 @@
 #include "worker/compute_cuda.h"
 #include "worker/network.h"
 
-/* ---- the shared object ------------------------------------------------------------------------ */
+/* ---- the shared object ----------------------------------------------------------------------- */
 
 static const struct cuda_host host = {.fail = err_set};
 
@@ -103,7 +103,7 @@ static enum err load(const struct cuda_backend **out)
     return err;
 }
 
-/* ---- lists ------------------------------------------------------------------------------------ */
+/* ---- lists ----------------------------------------------------------------------------------- */
 
 static enum err bad_list(const char *text)
 {
@@ -187,13 +187,12 @@ char *device_class_text(const struct device_list *list)
     struct cuda_description what;
     if (!list->cuda)
         return must_format("%s %s", compute_cpu()->name, compute_cpu()->family(NULL));
-    if (load(&backend) != ERR_NONE ||
-        backend->describe(&host, list->indexes[0], &what) != ERR_NONE)
+    if (load(&backend) != ERR_NONE || backend->describe(&host, list->indexes[0], &what) != ERR_NONE)
         return must_strdup("cuda");
     return must_format("cuda %s %s", what.name, backend->build);
 }
 
-/* ---- devices ---------------------------------------------------------------------------------- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 enum err device_open(const struct device_options *o, struct device **out)
 {

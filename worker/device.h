@@ -1,10 +1,11 @@
 /*
  * device.h - what a worker computes on: its processor, or GPUs of its machine.
  *
- * A setting names it: "cpu"; "cuda", the first GPU; "cuda:1" or "cuda:0,2", these; "auto", the first
- * GPU if there is one that can be used, else the processor. The CUDA backend is a shared object,
- * paramd-cuda.so (worker/compute_cuda.h), opened when a GPU is first asked for: from the path in
- * PARAMD_CUDA_BACKEND, else from the program's directory, the one above it, or lib/paramd beside it.
+ * A setting names it: "cpu"; "cuda", the first GPU; "cuda:1" or "cuda:0,2", these; "auto", the
+ * first GPU if there is one that can be used, else the processor. The CUDA backend is a shared
+ * object, paramd-cuda.so (worker/compute_cuda.h), opened when a GPU is first asked for: from the
+ * path in PARAMD_CUDA_BACKEND, else from the program's directory, the one above it, or lib/paramd
+ * beside it.
  *
  * Threads  parsing and finding: any. A device belongs to one thread at a time.
  * Errors   ERR_INPUT: no such setting, or a precision that the device has not. ERR_UNAVAILABLE: no
@@ -25,7 +26,7 @@
 #define DEVICE_LIST_MAX 16u
 
 struct device_list {
-    bool cuda;                         /* else the processor, and count is 1 */
+    bool cuda; /* else the processor, and count is 1 */
     uint32_t count;
     uint32_t indexes[DEVICE_LIST_MAX]; /* of GPUs, each once */
 };

@@ -22,14 +22,14 @@
 #include "common/rng.h"
 #include "worker/kernels.h"
 
-#define LAUNCH(kernel, blocks, threads, k, ...) \
+#define LAUNCH(kernel, blocks, threads, k, ...)                                                    \
     kernel<<<(blocks), (threads), 0, (k).stream>>>(__VA_ARGS__)
-#define LAUNCH_BLOCKS(kernel, blocks, threads, shared, k, ...) \
+#define LAUNCH_BLOCKS(kernel, blocks, threads, shared, k, ...)                                     \
     kernel<<<(blocks), (threads), (shared), (k).stream>>>(__VA_ARGS__)
 
 /* The block's shared memory, as an array. */
-#define SHARED(type, name)                         \
-    extern __shared__ double shared_memory_[];     \
+#define SHARED(type, name)                                                                         \
+    extern __shared__ double shared_memory_[];                                                     \
     type *name = reinterpret_cast<type *>(shared_memory_)
 
 DEVICE void block_sync()

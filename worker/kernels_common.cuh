@@ -20,8 +20,8 @@ static inline uint32_t ceil_div(uint32_t a, uint32_t b)
 }
 
 /* Every number below `count` is one thread's. */
-#define EACH(i, count)                                                        \
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count); \
+#define EACH(i, count)                                                                             \
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count);                \
          i += (uint64_t)gridDim.x * blockDim.x)
 
 /* Row and column of element i of a matrix; 32-bit division where that is enough: it is a good deal

@@ -1,6 +1,6 @@
 #include "worker/kernels.cuh"
 
-/* ---- activations ------------------------------------------------------------------------------ */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 DEVICE float activation_of(enum activation activation, float z)
 {
@@ -56,7 +56,7 @@ void kernel_activate_back(struct kernel_stream k, const struct compute_activate_
         LAUNCH(activate_back_kernel, blocks_for((uint64_t)a->n * a->width), KERNEL_THREADS, k, *a);
 }
 
-/* ---- dropout, copies, products ---------------------------------------------------------------- */
+/* ---- dropout, copies, products --------------------------------------------------------------- */
 
 struct dropout_keys {
     uint64_t step_key, first_example;
@@ -80,8 +80,8 @@ void kernel_dropout(struct kernel_stream k, const struct compute_dropout *d)
 {
     struct dropout_keys keys = {rng_at(d->key, d->step), d->first_example, (float)d->rate,
                                 (float)(1.0 / (1.0 - d->rate))};
-    LAUNCH(dropout_kernel, blocks_for((uint64_t)d->n * d->width), KERNEL_THREADS, k, d->n,
-           d->width, keys, d->x, d->y, d->mask);
+    LAUNCH(dropout_kernel, blocks_for((uint64_t)d->n * d->width), KERNEL_THREADS, k, d->n, d->width,
+           keys, d->x, d->y, d->mask);
 }
 
 KERNEL multiply_kernel(struct compute_multiply m)
@@ -153,7 +153,7 @@ void kernel_cross_back(struct kernel_stream k, const struct compute_cross *c)
     LAUNCH(cross_back_kernel, blocks_for((uint64_t)c->n * c->width), KERNEL_THREADS, k, *c);
 }
 
-/* ---- check, cast ------------------------------------------------------------------------------ */
+/* ---- check, cast ----------------------------------------------------------------------------- */
 
 /* Whoever writes `bad` writes the same. */
 KERNEL check_kernel(struct compute_check c)
@@ -190,7 +190,7 @@ DEVICE uint16_t to_fp16(float x)
         return (uint16_t)(sign | 0x7e00u);
     if (bits >= 0x477ff000u)
         return (uint16_t)(sign | 0x7c00u); /* from 65520 on it is infinity */
-    if (bits < 0x38800000u) { /* below 2^-14: a multiple of 2^-24 */
+    if (bits < 0x38800000u) {              /* below 2^-14: a multiple of 2^-24 */
         float shifted = fmath_from_bits(bits) + 0.5f;
         return (uint16_t)(sign | (fmath_bits(shifted) - fmath_bits(0.5f)));
     }

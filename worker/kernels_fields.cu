@@ -1,7 +1,7 @@
 #include "worker/kernels_rows.cuh"
 
-/* ffm; what is computed is said in compute_cpu_fields.c. Forth a block an example, a thread a pair of
- * fields; back by row. */
+/* ffm; what is computed is said in compute_cpu_fields.c. Forth a block an example, a thread a pair
+ * of fields; back by row. */
 
 #define WARP    32u
 #define THREADS 128u
@@ -18,8 +18,7 @@ DEVICE_CALL static inline field_terms terms_of(const struct compute_table &t, ui
 {
     const struct batch_table *b = t.terms;
     uint64_t cell = (uint64_t)example * b->slot_count + (field - t.first_field);
-    return {t.rows + t.v_offset, b->ids,       b->values,
-            b->offsets[cell],    b->offsets[cell + 1], t.dim};
+    return {t.rows + t.v_offset, b->ids, b->values, b->offsets[cell], b->offsets[cell + 1], t.dim};
 }
 
 DEVICE_CALL static inline float value_of(const field_terms &f, uint32_t k)
@@ -32,7 +31,7 @@ DEVICE_CALL static inline const float *vector_of(const field_terms &f, uint32_t 
     return f.v + (uint64_t)f.ids[k] * f.dim;
 }
 
-/* ---- forward ----------------------------------------------------------------------------------- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 struct example_room {
     float *side;        /* [THREADS / WARP] */
@@ -145,7 +144,7 @@ void kernel_field_terms(struct kernel_stream k, const struct compute_terms *t)
     LAUNCH_BLOCKS(field_terms_kernel, t->n, THREADS, shared, k, *t);
 }
 
-/* ---- backward ---------------------------------------------------------------------------------- */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 /* A column of v is factor k of the vector for field `other`. */
 struct field_column {

@@ -4,7 +4,7 @@
 #define WARP         32u
 #define ROWS         (KERNEL_THREADS / WARP) /* of a matrix, one a warp, or walked side by side */
 
-/* ---- sums over columns: of chunks of rows, then of chunks --------------------------------------- */
+/* ---- sums over columns: of chunks of rows, then of chunks ------------------------------------ */
 
 #define CHUNK_ROWS 512u
 
@@ -102,7 +102,7 @@ void kernel_column_sums(struct kernel_stream k, const struct compute_columns *c)
     sum_columns(k, c->n, c->width, v, c->sums, (float *)NULL);
 }
 
-/* ---- layer normalization: a warp a row --------------------------------------------------------- */
+/* ---- layer normalization: a warp a row ------------------------------------------------------- */
 
 KERNEL norm_kernel(struct compute_norm c)
 {

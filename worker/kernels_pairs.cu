@@ -4,7 +4,7 @@
 #define EXAMPLES     (KERNEL_THREADS / WARP)
 #define SHARED_BYTES (48u << 10) /* what every GPU gives a block unasked */
 
-/* ---- fm: a warp an example --------------------------------------------------------------------- */
+/* ---- fm: a warp an example ------------------------------------------------------------------- */
 
 KERNEL fm_kernel(struct compute_vectors v)
 {
@@ -50,7 +50,7 @@ void kernel_fm_back(struct kernel_stream k, const struct compute_vectors *v)
     LAUNCH(fm_back_kernel, blocks_for((uint64_t)v->n * v->count * v->dim), KERNEL_THREADS, k, *v);
 }
 
-/* ---- dot: a block an example, whose vectors stand in shared memory if they fit ------------------ */
+/* ---- dot: a block an example, whose vectors stand in shared memory if they fit --------------- */
 
 /* A vector's length there: odd, so that one column of 32 vectors lies in 32 banks. */
 DEVICE_CALL static inline uint32_t padded(uint32_t dim)

@@ -2,8 +2,9 @@
  * kernels_rows.cuh - gradients by row of a table: each row's terms, in the order of examples, are
  * added by one group of threads, one thread a column.
  *
- * Rows of many terms are summed in parts (struct compute_cuts), then over the parts, so that a value
- * which stands in every example does not hold up the rest. All tables go in one launch: blockIdx.y.
+ * Rows of many terms are summed in parts (struct compute_cuts), then over the parts, so that a
+ * value which stands in every example does not hold up the rest. All tables go in one launch:
+ * blockIdx.y.
  *
  * A source says what a term adds:
  *   uint32_t columns(table)                 at least 1 where anything is written
@@ -23,7 +24,12 @@ struct row_sums {
 /* Threads that share a row or an example of `width` columns. */
 static inline uint32_t group_size(uint32_t width)
 {
-    return width <= 4 ? 4 : width <= 8 ? 8 : width <= 16 ? 16 : width <= 32 ? 32 : width <= 64 ? 64 : 128;
+    return width <= 4    ? 4
+           : width <= 8  ? 8
+           : width <= 16 ? 16
+           : width <= 32 ? 32
+           : width <= 64 ? 64
+                         : 128;
 }
 
 template <typename source>

@@ -2,7 +2,7 @@
 
 #define WARP 32u
 
-/* ---- lr, fm: a group of threads an example, a thread a factor ----------------------------------- */
+/* ---- lr, fm: a group of threads an example, a thread a factor -------------------------------- */
 
 struct term_range {
     uint32_t first, end;
@@ -64,8 +64,8 @@ DEVICE float factor_pairs(const struct compute_terms &t, uint32_t example, float
         const float *v = table.rows + table.v_offset + column;
         UNROLL
         for (uint32_t k = r.first; k < r.end; k++) {
-            float p = v[(uint64_t)table.terms->ids[k] * table.dim] *
-                      (value_at(table.terms, k) * scale);
+            float p =
+                v[(uint64_t)table.terms->ids[k] * table.dim] * (value_at(table.terms, k) * scale);
             sum += p;
             square += p * p;
         }
@@ -149,7 +149,7 @@ void kernel_terms_back(struct kernel_stream k, const struct compute_terms *t)
     kernel_column_sums(k, &bias);
 }
 
-/* ---- dense input and pooled embeddings ---------------------------------------------------------- */
+/* ---- dense input and pooled embeddings ------------------------------------------------------- */
 
 KERNEL input_kernel(struct compute_input c)
 {
@@ -171,8 +171,8 @@ KERNEL input_kernel(struct compute_input c)
 
 void kernel_input(struct kernel_stream k, const struct compute_input *c)
 {
-    struct compute_copy dense = {c->n, c->dense_width, c->dense_width, c->width, c->dense, c->y,
-                                 false};
+    struct compute_copy dense = {c->n,     c->dense_width, c->dense_width, c->width,
+                                 c->dense, c->y,           false};
     if (c->dense_width > 0)
         kernel_copy(k, &dense);
     uint64_t most = 0;

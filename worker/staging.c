@@ -39,7 +39,7 @@ struct staging {
     float **dense, **dense_gradients;
 };
 
-/* ---- areas ------------------------------------------------------------------------------------ */
+/* ---- areas ----------------------------------------------------------------------------------- */
 
 static void stage_deinit(struct staging *s, struct stage *stage)
 {
@@ -83,7 +83,7 @@ static void *place(struct area_cutter *cutter, const struct stage *stage, const 
     return stage->there + at;
 }
 
-/* ---- rows of many terms ----------------------------------------------------------------------- */
+/* ---- rows of many terms ---------------------------------------------------------------------- */
 
 static uint32_t parts_of(uint32_t terms)
 {
@@ -119,7 +119,7 @@ static void write_cuts(const struct batch_table *b, struct compute_part *part,
     }
 }
 
-/* ---- a batch's arrays ------------------------------------------------------------------------- */
+/* ---- a batch's arrays ------------------------------------------------------------------------ */
 
 static void pack_table(struct slot *slot, struct area_cutter *cutter, const struct batch *b,
                        uint32_t t)
@@ -232,7 +232,7 @@ enum err staging_send(struct staging *s, const struct batch *b)
     return send_batch(s, b, &slot);
 }
 
-/* ---- values and gradients --------------------------------------------------------------------- */
+/* ---- values and gradients -------------------------------------------------------------------- */
 
 /* Gradients lie as the rows and dense values do. */
 static size_t lay_values(struct staging *s, const struct batch *b,
@@ -369,7 +369,7 @@ void staging_give(struct staging *s, const struct network_gradients *gradients)
                s->model->schema->dense[p].count * sizeof(float));
 }
 
-/* ---- lifetime --------------------------------------------------------------------------------- */
+/* ---- lifetime -------------------------------------------------------------------------------- */
 
 enum err staging_create(const struct staging_options *o, struct staging **out)
 {

@@ -2,9 +2,9 @@
  * staging.h - what crosses to a device that does not share the host's memory, and back.
  *
  * A batch's arrays travel as one piece, packed into pinned memory, into one of two slots: the next
- * batch's on their way while the device computes from the other. The values of its rows and of dense
- * parameters follow when they are there, and gradients come back in the same layout. Rows of many
- * terms are cut here (struct compute_cuts), by numbers that depend on the batch alone.
+ * batch's on their way while the device computes from the other. The values of its rows and of
+ * dense parameters follow when they are there, and gradients come back in the same layout. Rows of
+ * many terms are cut here (struct compute_cuts), by numbers that depend on the batch alone.
  *
  * Shapes   as in batch.h and network.h.
  * Memory   all is allocated when made, for batches of one term a slot; one with more, of

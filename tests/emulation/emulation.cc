@@ -14,7 +14,8 @@
 #include <random>
 #include <vector>
 
-namespace emulation {
+namespace emulation
+{
 
 [[noreturn]] static void give_up(const char *why)
 {
@@ -28,7 +29,7 @@ static std::mt19937 &chance()
     return generator;
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static const size_t ARENA = (size_t)4 << 30, GUARD = 256;
 static char *arena;
@@ -87,7 +88,7 @@ static void check_guard(char *memory, size_t bytes)
 
 using namespace emulation;
 
-/* ---- streams ---------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 struct CUstream_st {
     std::deque<std::function<void()>> queue;
@@ -104,7 +105,8 @@ struct CUevent_st {
 
 static std::vector<cudaStream_t> streams;
 
-namespace emulation {
+namespace emulation
+{
 
 static void run_one(cudaStream_t stream)
 {
@@ -142,9 +144,10 @@ void enqueue(cudaStream_t stream, std::function<void()> work)
 
 } // namespace emulation
 
-/* ---- threads ---------------------------------------------------------------------------------- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
-namespace emulation {
+namespace emulation
+{
 
 dim3 thread, block, block_size, grid_size;
 char *shared;
@@ -154,7 +157,8 @@ static const size_t STACK = 128 << 10;
 
 enum fiber_state { READY, AT_WARP, AT_BLOCK, OVER };
 struct fiber {
-    ucontext_t context; /* of its first start; later it goes on by jumps, which make no system calls */
+    ucontext_t
+        context; /* of its first start; later it goes on by jumps, which make no system calls */
     jmp_buf place;
     std::unique_ptr<char[]> stack;
     fiber_state state;
@@ -311,7 +315,7 @@ void enqueue_kernel(cudaStream_t stream, const launch_shape &shape, std::functio
 
 } // namespace emulation
 
-/* ---- the runtime's calls ----------------------------------------------------------------------- */
+/* ---- the runtime's calls --------------------------------------------------------------------- */
 
 static void run_everything()
 {
@@ -436,8 +440,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
                             cudaStream_t stream)
 {
     if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {
-        auto kept = std::make_shared<std::vector<char>>((const char *)from,
-                                                        (const char *)from + bytes);
+        auto kept =
+            std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
         enqueue(stream, [to, kept] { memcpy(to, kept->data(), kept->size()); });
         return cudaSuccess;
     }

@@ -1,21 +1,23 @@
 /*
  * emulation.h - a GPU that is the host: what kernels, streams and cuBLAS are made of in tests.
  *
- * The backend's C, and the kernels' sources, are compiled by the host's compiler against the headers
- * of this directory. So their arithmetic, their indexing and the order in which the host asks for
- * things really run where there is no GPU. It is made to show mistakes:
+ * The backend's C, and the kernels' sources, are compiled by the host's compiler against the
+ * headers of this directory. So their arithmetic, their indexing and the order in which the host
+ * asks for things really run where there is no GPU. It is made to show mistakes:
  *
  * Streams   work waits in the stream's queue until somebody waits for it, or until chance lets a
  *           piece of it go on: who reads before a fence, overwrites pinned memory that is still to
- *           be read, or forgets an event gets wrong numbers. Blocks of a grid run in a random order.
+ *           be read, or forgets an event gets wrong numbers. Blocks of a grid run in a random
+ *           order.
  * Memory    device memory can be touched only while work of a stream runs; at other times it is
- *           shut, now and then, and a touch ends the process. New memory is full of NaN, as is a block's shared memory; bytes behind an
- *           allocation are looked at when it is freed.
+ *           shut, now and then, and a touch ends the process. New memory is full of NaN, as is a
+ *           block's shared memory; bytes behind an allocation are looked at when it is freed.
  * Threads   those of LAUNCH_BLOCKS are fibers, which change places at block_sync() and sum_over()
  *           alone, and meet there; if some of them never come, the process ends with a message.
  *           Those of LAUNCH run one after the other.
  *
- * It cannot show: races within a launch, what a GPU's own rounding differs in (none is used), speed.
+ * It cannot show: races within a launch, what a GPU's own rounding differs in (none is used),
+ * speed.
  */
 #ifndef PARAMD_TESTS_EMULATION_EMULATION_H
 #define PARAMD_TESTS_EMULATION_EMULATION_H
@@ -29,10 +31,13 @@
 
 struct dim3 {
     unsigned x, y, z;
-    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
+    {
+    }
 };
 
-namespace emulation {
+namespace emulation
+{
 
 extern dim3 thread, block, block_size, grid_size;
 extern char *shared;

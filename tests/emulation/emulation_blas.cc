@@ -22,7 +22,8 @@ struct lt_layout {
     int64_t stride;
 };
 
-namespace {
+namespace
+{
 
 double of_bf16(uint16_t bits)
 {

@@ -11,6 +11,8 @@
 
 #include "common/mem.h"
 
+struct device *fixture_device;
+
 size_t fixture_row_floats(const struct fixture *f, uint32_t table)
 {
     return (size_t)f->batch->tables[table].key_count * f->model->schema->tables[table].dim;
@@ -69,6 +71,7 @@ struct network_gradients fixture_gradients(struct fixture *f)
 struct network *fixture_network(const struct fixture *f, struct pool *pool)
 {
     struct network_options o = {.model = f->model,
+                                .device = fixture_device,
                                 .compute = compute_cpu(),
                                 .pool = pool,
                                 .max_examples = f->batch->example_count + 3,

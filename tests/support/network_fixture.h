@@ -15,6 +15,9 @@
 #define FIXTURE_FIRST_EXAMPLE 1000
 #define FIXTURE_DENSE         32
 
+/* What networks of fixtures compute on; NULL: the processor. */
+extern struct device *fixture_device;
+
 struct fixture {
     struct model_job job;
     struct model *model;

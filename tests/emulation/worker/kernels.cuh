@@ -22,9 +22,9 @@
 #define blockDim  emulation::block_size
 #define gridDim   emulation::grid_size
 
-#define LAUNCH(kernel, blocks, threads, k, ...) \
+#define LAUNCH(kernel, blocks, threads, k, ...)                                                    \
     emulation::launch(kernel, (k).stream, {(blocks), (threads), 0, false}, __VA_ARGS__)
-#define LAUNCH_BLOCKS(kernel, blocks, threads, shared, k, ...) \
+#define LAUNCH_BLOCKS(kernel, blocks, threads, shared, k, ...)                                     \
     emulation::launch(kernel, (k).stream, {(blocks), (threads), (shared), true}, __VA_ARGS__)
 
 #define SHARED(type, name) type *name = reinterpret_cast<type *>(emulation::shared)
