@@ -437,14 +437,10 @@ static void terms_with(struct run *r, uint32_t factor_dim, bool fields)
     (fields ? c->field_terms_back : c->terms_back)(r->device, &t);
 }
 
-static void lr(struct run *r)
-{
-    terms_with(r, 0, false);
-}
-
+/* A length of 1 stands for lr, which has no vectors. */
 static void terms(struct run *r)
 {
-    terms_with(r, r->s.out, false);
+    terms_with(r, r->s.out > 1 ? r->s.out : 0, false);
 }
 
 static void field_terms(struct run *r)
@@ -491,7 +487,6 @@ static const struct operation operations[] = {
     {"dot", dot, false},
     {"loss", loss, false},
     {"check", check, false},
-    {"lr", lr, false},
     {"terms", terms, false},
     {"field_terms", field_terms, false},
     {"input", pooled, false},
