@@ -507,7 +507,7 @@ static void compare(const struct operation *o, const struct shape *s, const stru
             difference += (a - b) * (a - b);
             size += a * a;
         }
-        if (!(sqrt(difference) <= limit * sqrt(size) + 1e-30))
+        if (!(sqrt(difference) <= limit * sqrt(size) + 1e-6 * sqrt((double)s->n)))
             fail_msg("%s, n %u, in %u, out %u, output %u: differs by %g of %g", o->name, s->n,
                      s->in, s->out, i, sqrt(difference), sqrt(size));
     }
