@@ -339,8 +339,8 @@ enum err hdfs_data(const struct hdfs_call *c, const char *location, struct http_
 }
 
 /*
- * The NameNode looks them up by address alone, or by address and the port of its own protocol, which
- * is not that of the URL: a name, or the URL's port, excludes nothing.
+ * The NameNode looks them up by address alone, or by address and the port of its own protocol,
+ * which is not that of the URL: a name, or the URL's port, excludes nothing.
  */
 void hdfs_exclude(struct str *excluded, const char *location)
 {
