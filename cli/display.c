@@ -353,9 +353,10 @@ void display_summary(const Paramd__Control__StatusReply *s, const char *digest,
                 pipeline_depth > 1 ? "s" : "");
     if (t && t->total)
         fprintf(stderr,
-                "time        read %.0f %%  push-pull %.0f %%  compute %.0f %%  wait %.0f %%\n",
-                share(t->read, t->total), share(t->exchange, t->total), share(t->compute, t->total),
-                share(t->wait, t->total));
+                "time        read %.0f %%  push-pull %.0f %%  upload %.0f %%  compute %.0f %%  "
+                "wait %.0f %%\n",
+                share(t->read, t->total), share(t->exchange, t->total), share(t->upload, t->total),
+                share(t->compute, t->total), share(t->wait, t->total));
     if (s->examples)
         fprintf(stderr, "objective   %.6f\n", s->objective);
     if (e) {

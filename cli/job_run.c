@@ -158,8 +158,13 @@ static void follow(struct local *local, const struct job_request *request, struc
 enum err job_run(const struct job_request *request, struct display *display,
                  struct job_outcome *out)
 {
-    struct local_options options = {request->directory, request->servers, request->workers,
-                                    request->daemon_sets};
+    struct local_options options = {
+        .directory = request->directory,
+        .servers = request->servers,
+        .workers = request->workers,
+        .gpus_per_worker = request->job->resources.gpus_per_worker,
+        .sets = request->daemon_sets,
+    };
     struct local *local = NULL;
     struct interrupt old;
     enum err err;

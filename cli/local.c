@@ -18,12 +18,14 @@
 #include "common/settings.h"
 #include "common/storage.h"
 #include "server/server.h"
+#include "worker/device.h"
 #include "worker/worker.h"
 
 #define RESTARTS_PER_MINUTE 6u
 #define RESTART_SPACING_MS  250u /* between two starts of one process */
 #define EXIT_USAGE          64   /* of a daemon: what a restart cannot mend */
 #define EXIT_CONFIG         78
+#define NO_WORKER           UINT32_MAX
 
 struct process {
     const char *role; /* "server" | "worker" */
@@ -47,6 +49,7 @@ struct local {
     struct server *server; /* in this process, with the settings that they borrow */
     struct worker *worker;
     struct daemon_settings *server_settings, *worker_settings;
+    uint32_t gpus_per_worker, gpu_count; /* 0: their setting device says */
 };
 
 /* ---- settings of a daemon, as --set texts ---- */
@@ -85,9 +88,26 @@ static char *quoted_set(const char *name, const char *prefix, const char *value)
     return text.data;
 }
 
-static struct texts daemon_sets(const struct local *l, const char *name, const char *log)
+/* The GPUs of a worker: the next ones, from the first on again when there are no more. */
+static char *device_set(const struct local *l, uint32_t worker)
+{
+    struct str s = {0};
+    str_append(&s, "device=\"cuda:");
+    for (uint32_t i = 0; i < l->gpus_per_worker; i++)
+        str_append_format(&s, "%s%u", i > 0 ? "," : "",
+                          (worker * l->gpus_per_worker + i) % l->gpu_count);
+    str_append(&s, "\"");
+    return s.data;
+}
+
+/* `worker`: its number; NO_WORKER: it is a server. */
+static struct texts daemon_sets(const struct local *l, const char *name, const char *log,
+                                uint32_t worker)
 {
     struct texts t = {0};
+
+    if (worker != NO_WORKER && l->gpu_count > 0)
+        texts_add(&t, device_set(l, worker));
 
     texts_add(&t, quoted_set("registry", "local:", l->registry_path));
     texts_add(&t, quoted_set("name", "", name));
@@ -162,7 +182,8 @@ static enum err spawn(struct local *l, struct process *p)
 
     snprintf(program, sizeof program, "paramd-%s", p->role);
     char *path = program_path(program);
-    struct texts sets = daemon_sets(l, p->name, p->log);
+    struct texts sets =
+        daemon_sets(l, p->name, p->log, strcmp(p->role, "worker") == 0 ? p->index : NO_WORKER);
     char **arguments = must_alloc((2 * sets.count + 2) * sizeof *arguments);
     char **environment = child_environment();
     arguments[0] = path;
@@ -217,8 +238,8 @@ static enum err start_inside(struct local *l)
 {
     char *address =
         must_format("listen=\"memory:server-%d-%llu\"", getpid(), (unsigned long long)clock_ns());
-    struct texts server_sets = daemon_sets(l, "server-0", NULL);
-    struct texts worker_sets = daemon_sets(l, "worker-0", NULL);
+    struct texts server_sets = daemon_sets(l, "server-0", NULL, NO_WORKER);
+    struct texts worker_sets = daemon_sets(l, "worker-0", NULL, 0);
 
     texts_add(&server_sets, address);
     texts_add(&server_sets, must_strdup("unix_sockets=false"));
@@ -260,6 +281,28 @@ static void remove_old_registries(const char *directory)
     storage_list_deinit(&list);
 }
 
+/* Before any process is started, so that whoever runs it reads why, not in a log. */
+static enum err check_device(const struct local *l)
+{
+    struct daemon_settings *settings = NULL;
+    struct device_list list;
+    enum err err = daemon_settings_parse("--set", NULL, 0, l->sets, &settings);
+    if (!err)
+        err = device_list_find(settings->device, &list);
+    daemon_settings_destroy(settings);
+    return err;
+}
+
+static enum err count_gpus(struct local *l)
+{
+    if (l->gpus_per_worker == 0)
+        return check_device(l);
+    enum err err = device_count(&l->gpu_count);
+    if (!err && l->gpu_count < l->gpus_per_worker)
+        err = err_set(ERR_UNAVAILABLE, "the driver sees %u", l->gpu_count);
+    return err ? err_prefix(err, "resources.gpus_per_worker is %u", l->gpus_per_worker) : ERR_NONE;
+}
+
 enum err local_start(const struct local_options *o, struct local **out)
 {
     struct local *l = must_alloc(sizeof *l);
@@ -268,12 +311,15 @@ enum err local_start(const struct local_options *o, struct local **out)
 
     l->pipe_read = l->pipe_write = -1;
     l->sets = o->sets;
+    l->gpus_per_worker = o->gpus_per_worker;
     l->directory = must_strdup(o->directory);
     remove_old_registries(l->directory);
     l->registry_path = must_format("%s/" LOCAL_REGISTRY_PREFIX "%d-%llu", l->directory, getpid(),
                                    (unsigned long long)clock_wall_ms());
     uri = must_format("local:%s", l->registry_path);
-    err = o->servers ? spawn_all(l, o) : ERR_NONE;
+    err = count_gpus(l);
+    if (!err && o->servers)
+        err = spawn_all(l, o);
     if (!err)
         err = registry_open(uri, &l->registry);
     if (!err && !o->servers)

@@ -26,7 +26,8 @@ struct local_options {
     const char *directory; /* the run directory: logs/, cache/, registry */
     uint32_t servers;      /* 0: one server and one worker in this process */
     uint32_t workers;
-    const char *const *sets; /* daemon settings, NULL-terminated; borrowed until local_stop() */
+    uint32_t gpus_per_worker; /* workers take them in turn; 0: the setting device says */
+    const char *const *sets;  /* daemon settings, NULL-terminated; borrowed until local_stop() */
 };
 
 enum err local_start(const struct local_options *o, struct local **out) MUST_CHECK;

@@ -284,6 +284,7 @@ struct job_train {
     uint32_t drain_every;
     double clip_norm; /* 0: none */
     uint32_t max_skipped;
+    enum precision precision;
 };
 
 enum metric_kind {

@@ -52,6 +52,7 @@ struct daemon_settings {
     uint64_t scratch_limit_bytes; /* worker: 0: 80 % of the file system */
     uint64_t memory_bytes; /* server: for parameters and buffers; 0: 80 % of what the machine has */
     uint32_t threads;      /* worker: compute threads; server: shard threads. 0: by cores */
+    char *device;          /* worker: "cpu", "cuda:0,2", "auto" */
     uint32_t transport_threads; /* completion-queue threads */
     uint32_t call_timeout_ms;   /* one RPC */
     uint32_t peer_timeout_ms;   /* silence after which a member counts as lost */

@@ -200,6 +200,11 @@ const struct setting job_settings[] = {
      .help =
          "So many steps in a row may have a gradient that is not finite; one more fails the job."},
 
+    {"train.precision", SETTING_CHOICE, AT(train.precision), .initial = "float32",
+     .choices = NAMES("float32", "tf32", "bf16", "fp16"), .change = CHANGE_ON_RESUME,
+     .help = "What matrix products are computed with on a GPU; parameters, sums and all else are "
+             "float32. fp16 scales the loss, by as much as the gradients allow."},
+
     {"eval.every", AT(eval), CODEC(every), .initial = "epoch", .min = 1, .max = STEPS_MAX,
      .form = "epoch, end or a number of steps", .change = CHANGE_ON_RESUME,
      .help = "When to evaluate."},
@@ -254,7 +259,9 @@ const struct setting job_settings[] = {
     {"resources.workers", SETTING_U32, AT(resources.workers), .initial = "1", .min = 1,
      .max = RANK_MAX, .no_bits = true, .help = "Worker processes."},
     {"resources.gpus_per_worker", SETTING_U32, AT(resources.gpus_per_worker), .initial = "0",
-     .max = 64, .no_bits = true, .help = "0: compute on the CPU."},
+     .max = 16, .no_bits = true,
+     .help = "GPUs that each worker must have (its setting `device`); run gives them out. 0: none "
+             "is asked for, and a worker computes on whatever device it has."},
     {"resources.shards", SETTING_U32, AT(resources.shards), .initial = "2", .min = 1, .max = 256,
      .no_bits = true, .help = "Of each server; each has its own thread."},
     {"resources.threads", SETTING_U32, AT(resources.threads), .initial = "0", .max = 1024,

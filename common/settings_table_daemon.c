@@ -48,6 +48,9 @@ const struct setting daemon_settings[] = {
      .help = "server: for parameters and buffers; 0: 80 % of what the machine has."},
     {"threads", SETTING_U32, AT(threads), .initial = "0", .max = 1024,
      .help = "worker: compute threads; server: shard threads. 0: by the number of cores."},
+    {"device", SETTING_TEXT, AT(device), .applies = WORKER, .initial = "cpu",
+     .help = "worker: what it computes on: cpu; cuda, the first GPU; cuda:1, or cuda:0,2 for "
+             "several, which its ranks share; auto, a GPU if there is one, else the processor."},
     {"transport_threads", SETTING_U32, AT(transport_threads), .initial = "2", .min = 1, .max = 64,
      .help = "Threads that receive and send."},
     {"call_timeout", SETTING_MS32, AT(call_timeout_ms), .initial = "10s", .min = 100,

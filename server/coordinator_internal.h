@@ -223,7 +223,7 @@ struct job_run {
     bool has_begun;
     struct sums latest, epoch_base;
     uint64_t latest_step; /* of `latest`; NO_STEP: no report yet */
-    uint64_t shares[5];   /* of workers that left */
+    uint64_t shares[6];   /* of workers that left */
 
     /* checkpoints of this run */
     enum snap_phase snap;

@@ -210,8 +210,8 @@ void keep_shares(struct job_run *j, const struct fellow *f)
     if (s == NULL || s->worker == NULL || s->worker->shares == NULL)
         return;
     const Paramd__Control__TimeShares *t = s->worker->shares;
-    const uint64_t parts[5] = {t->read, t->exchange, t->compute, t->wait, t->total};
-    for (int i = 0; i < 5; i++)
+    const uint64_t parts[6] = {t->read, t->exchange, t->compute, t->wait, t->total, t->upload};
+    for (int i = 0; i < 6; i++)
         j->shares[i] += parts[i];
 }
 

@@ -23,15 +23,15 @@ static void put_metrics(const struct eval_record *r, Paramd__Control__EvalRecord
 
 static void put_shares(const struct job_run *j, Paramd__Control__TimeShares *out)
 {
-    uint64_t sums[5];
+    uint64_t sums[6];
     memcpy(sums, j->shares, sizeof sums);
     for (uint32_t w = 0; !job_is_over(j) && w < j->worker_count; w++) {
         const Paramd__Control__MemberState *s = state_of(j, j->workers[w]);
         if (s == NULL || s->worker == NULL || s->worker->shares == NULL)
             continue;
         const Paramd__Control__TimeShares *t = s->worker->shares;
-        const uint64_t parts[5] = {t->read, t->exchange, t->compute, t->wait, t->total};
-        for (int i = 0; i < 5; i++)
+        const uint64_t parts[6] = {t->read, t->exchange, t->compute, t->wait, t->total, t->upload};
+        for (int i = 0; i < 6; i++)
             sums[i] += parts[i];
     }
     out->read = sums[0];
@@ -39,6 +39,7 @@ static void put_shares(const struct job_run *j, Paramd__Control__TimeShares *out
     out->compute = sums[2];
     out->wait = sums[3];
     out->total = sums[4];
+    out->upload = sums[5];
 }
 
 static uint64_t step_of(const struct job_run *j)

@@ -116,7 +116,7 @@ static bool look_at_pace(struct fellow *f, const Paramd__Control__MemberState *s
     const Paramd__Control__TimeShares *t = s->worker->shares;
     if (t == NULL || s->worker->n_ranks == 0)
         return false;
-    uint64_t busy = t->read + t->exchange + t->compute, steps = 0;
+    uint64_t busy = t->read + t->exchange + t->compute + t->upload, steps = 0;
     for (size_t i = 0; i < s->worker->n_ranks; i++)
         steps += s->worker->ranks[i]->step;
     struct straggling *g = &f->straggling;

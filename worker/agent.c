@@ -42,19 +42,30 @@ static void init_clock_condition(pthread_cond_t *c)
 enum err agent_start(const struct daemon_settings *settings, void (*poke)(void *context),
                      void *context, struct agent **out)
 {
+    struct device_list devices;
+    enum err err = device_list_find(settings->device, &devices);
+    if (err != ERR_NONE)
+        return err_prefix(err == ERR_UNAVAILABLE ? ERR_NOT_FOUND : err, "setting device");
     struct agent *a = must_alloc(sizeof *a);
     a->settings = settings;
     a->poke = poke;
     a->context = context;
     a->cache_directory = cache_directory(settings);
-    a->device_class = must_format("%s %s paramd %s", compute_cpu()->name,
-                                  compute_cpu()->family(NULL), PARAMD_VERSION);
+    char *class = device_class_text(&devices);
+    a->devices = devices;
+    a->device_class = must_format("%s paramd %s", class, PARAMD_VERSION);
+    mem_free(class);
     a->cores = machine_cores();
     CHECK(pthread_mutex_init(&a->lock, NULL) == 0);
     init_clock_condition(&a->changed);
     CHECK(pthread_create(&a->thread, NULL, run, a) == 0);
     *out = a;
     return ERR_NONE;
+}
+
+uint32_t agent_gpus(const struct agent *a)
+{
+    return a->devices.cuda ? a->devices.count : 0;
 }
 
 const char *agent_device_class(const struct agent *a)

@@ -21,6 +21,7 @@
 struct agent;
 
 /* What the bits of its results depend on: backend, family of kernels, build. Lives as the agent. */
+uint32_t agent_gpus(const struct agent *a);
 const char *agent_device_class(const struct agent *a);
 /* `settings` is borrowed. poke(): the state has changed. */
 enum err agent_start(const struct daemon_settings *settings, void (*poke)(void *context),

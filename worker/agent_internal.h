@@ -103,6 +103,7 @@ struct agent {
     void (*poke)(void *context);
     void *context;
     char *cache_directory;
+    struct device_list devices;
     char *device_class;
     uint32_t cores;
     pthread_t thread;

@@ -88,6 +88,7 @@ static void stop_trainer(struct agent *a)
     s->read += status.shares.read;
     s->exchange += status.shares.exchange;
     s->compute += status.shares.compute;
+    s->upload += status.shares.upload;
     s->wait += status.shares.wait;
     s->total += status.shares.total;
     pthread_mutex_unlock(&a->lock);
@@ -214,6 +215,14 @@ static void start_trainer(struct agent *a, const Paramd__Control__WorkerOrders *
         j->ranks[i] = (struct trainer_rank){.rank = w->ranks[i]->rank, .lease = w->ranks[i]->lease};
     uint32_t threads =
         j->job->resources.threads > 0 ? j->job->resources.threads : a->settings->threads;
+    if (agent_gpus(a) < j->job->resources.gpus_per_worker) {
+        err_set(ERR_INPUT,
+                "the job asks for %u GPUs a worker (resources.gpus_per_worker), and this one has "
+                "%u (its setting device is '%s')",
+                j->job->resources.gpus_per_worker, agent_gpus(a), a->settings->device);
+        agent_fail(a, PARAMD__CONTROL__FAILURE__KIND__INPUT, err_text());
+        return;
+    }
     struct trainer_options o = {
         .exchange = {.job = j->id,
                      .generation = j->generation,
@@ -232,6 +241,7 @@ static void start_trainer(struct agent *a, const Paramd__Control__WorkerOrders *
         .rank_count = j->rank_count,
         .start_step = w->start_step,
         .threads = threads > 0 ? threads : a->cores,
+        .devices = &a->devices,
         .changed = agent_wake,
         .context = a,
     };

@@ -60,6 +60,7 @@ static void add_shares(struct trainer_shares *to, const struct trainer_shares *m
     to->read += more->read;
     to->exchange += more->exchange;
     to->compute += more->compute;
+    to->upload += more->upload;
     to->wait += more->wait;
     to->total += more->total;
 }
@@ -155,6 +156,7 @@ void agent_describe(void *agent, Paramd__Control__MemberState *state)
     a->shares_message.read = s->shown.read;
     a->shares_message.exchange = s->shown.exchange;
     a->shares_message.compute = s->shown.compute;
+    a->shares_message.upload = s->shown.upload;
     a->shares_message.wait = s->shown.wait;
     a->shares_message.total = s->shown.total;
     w->shares = &a->shares_message;

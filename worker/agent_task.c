@@ -96,7 +96,10 @@ static enum err open_evaluation(struct agent *a, struct exchange_source *source,
         .source = exchange_source_make(source),
         .max_examples = EVALUATION_BATCH_MAX,
         .threads = thread_count(a),
+        .device = {.cuda = a->devices.cuda, .index = a->devices.indexes[0]},
     };
+    if (o.device.cuda)
+        o.device.precision = j->job->train.precision;
     return evaluator_create(&o, out);
 }
 

@@ -149,13 +149,17 @@ enum err device_list_parse(const char *text, struct device_list *out, bool *is_a
     return ERR_NONE;
 }
 
-static enum err find_gpus(const char *text, const struct device_list *list)
+enum err device_count(uint32_t *count_out)
 {
     const struct cuda_backend *backend;
-    uint32_t count = 0;
     enum err err = load(&backend);
-    if (err == ERR_NONE)
-        err = backend->count(&host, &count);
+    return err == ERR_NONE ? backend->count(&host, count_out) : err;
+}
+
+static enum err find_gpus(const char *text, const struct device_list *list)
+{
+    uint32_t count = 0;
+    enum err err = device_count(&count);
     for (uint32_t i = 0; err == ERR_NONE && i < list->count; i++)
         if (list->indexes[i] >= count)
             err = err_set(ERR_UNAVAILABLE, "there is no GPU %u: the driver sees %u, from 0 on",

@@ -36,6 +36,9 @@ enum err device_list_parse(const char *text, struct device_list *out, bool *is_a
 /* The same for this machine: every GPU of the list is there. */
 enum err device_list_find(const char *text, struct device_list *out) MUST_CHECK;
 
+/* GPUs that the driver sees. */
+enum err device_count(uint32_t *count_out) MUST_CHECK;
+
 struct device_options {
     bool cuda;
     uint32_t index; /* of the GPU */

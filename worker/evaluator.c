@@ -10,6 +10,7 @@
 struct evaluator {
     struct evaluator_options options;
     struct pool *pool;
+    struct device *device;
     struct network *network;
     float *logits;
     float *metric_logits, *metric_labels; /* room for network_metric() */
@@ -48,11 +49,13 @@ enum err evaluator_create(const struct evaluator_options *o, struct evaluator **
         e->dense[p] = mem_alloc_array(schema->dense[p].count, sizeof(float));
         complete = complete && e->dense[p] != NULL;
     }
-    struct network_options network = {.model = o->model,
-                                      .compute = compute_cpu(),
-                                      .pool = e->pool,
-                                      .max_examples = o->max_examples};
-    enum err error = complete ? network_create(&network, &e->network) : ERR_MEMORY;
+    struct device_options device = o->device;
+    device.pool = e->pool;
+    enum err error = complete ? device_open(&device, &e->device) : ERR_MEMORY;
+    struct network_options network = {
+        .model = o->model, .device = e->device, .max_examples = o->max_examples};
+    if (error == ERR_NONE)
+        error = network_create(&network, &e->network);
     if (error != ERR_NONE) {
         evaluator_destroy(e);
         return error;
@@ -68,6 +71,7 @@ void evaluator_destroy(struct evaluator *e)
     mem_free(e->metric_logits);
     mem_free(e->metric_labels);
     network_destroy(e->network);
+    device_close(e->device);
     pool_destroy(e->pool);
     for (uint32_t p = 0; p < e->options.model->schema->dense_count; p++)
         mem_free(e->dense[p]);

@@ -19,6 +19,7 @@
 #include "common/model.h"
 #include "worker/batch.h"
 #include "worker/dataset.h"
+#include "worker/device.h"
 
 struct exchange;
 
@@ -42,8 +43,9 @@ struct evaluator;
 struct evaluator_options {
     const struct model *model; /* borrowed, as all here */
     struct values_source source;
-    uint32_t max_examples; /* of a batch */
-    uint32_t threads;      /* at least 1 */
+    uint32_t max_examples;        /* of a batch */
+    uint32_t threads;             /* at least 1 */
+    struct device_options device; /* its pool is the evaluator's own; {0}: the processor */
 };
 enum err evaluator_create(const struct evaluator_options *o, struct evaluator **out) MUST_CHECK;
 void evaluator_destroy(struct evaluator *e); /* accepts NULL */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/check.h"
+#include "common/clock.h"
 #include "common/mem.h"
 #include "worker/area.h"
 #include "worker/compute.h"
@@ -202,7 +203,9 @@ static enum err begin(struct network *n, const struct batch *b, const struct net
         return ERR_NONE;
     }
     struct staging_view view;
+    uint64_t start_ns = clock_ns();
     enum err err = staging_open(n->staging, b, values, gradients != NULL, n->tables, &view);
+    n->upload_ns += clock_ns() - start_ns;
     if (err != ERR_NONE)
         return err;
     pass->batch = view.batch;
@@ -397,7 +400,12 @@ enum err network_start(struct network *n, const struct batch *b, uint64_t first_
 
 enum err network_send(struct network *n, const struct batch *next)
 {
-    return n->staging != NULL ? staging_send(n->staging, next) : ERR_NONE;
+    if (n->staging == NULL)
+        return ERR_NONE;
+    uint64_t start_ns = clock_ns();
+    enum err err = staging_send(n->staging, next);
+    n->upload_ns += clock_ns() - start_ns;
+    return err;
 }
 
 enum err network_finish(struct network *n, double *loss_out, bool *finite_out)
@@ -429,6 +437,11 @@ enum err network_train(struct network *n, const struct batch *b, uint64_t first_
 {
     enum err err = network_start(n, b, first_example, values, gradients, logits_out);
     return err == ERR_NONE ? network_finish(n, loss_out, finite_out) : err;
+}
+
+uint64_t network_upload_ns(const struct network *n)
+{
+    return n->upload_ns;
 }
 
 void network_set_loss_scale(struct network *n, float scale)

@@ -73,6 +73,9 @@ enum err network_start(struct network *n, const struct batch *b, uint64_t first_
 enum err network_send(struct network *n, const struct batch *next) MUST_CHECK;
 enum err network_finish(struct network *n, double *loss_out, bool *finite_out) MUST_CHECK;
 
+/* Time that went into bringing batches and values to the device. */
+uint64_t network_upload_ns(const struct network *n);
+
 /* A power of two by which gradients are larger while they are computed (1 at first). */
 void network_set_loss_scale(struct network *n, float scale);
 

@@ -29,6 +29,7 @@ struct network {
     struct staging *staging; /* NULL: the device shares memory */
     uint64_t seed;
     float loss_scale;
+    uint64_t upload_ns;
     uint32_t max_examples;
     size_t capacity;              /* max_examples rounded up to 16 */
     struct layer *layers;         /* [model->layer_count] */

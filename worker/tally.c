@@ -10,18 +10,23 @@
 
 #define FIXED_POINT   0x1p20
 #define HISTORY_MAX   (PIPELINE_DEPTH_MAX + 2)
-#define STATE_VERSION 1u
+#define STATE_VERSION 2u
+#define SCALE_FIRST   16u /* loss scales, as powers of two */
+#define SCALE_MOST    24u
+#define SCALE_STEPS   2000u /* without a skipped one, before the scale is doubled */
 
 struct sums { /* after a step; also how they are written */
     uint64_t step;
     uint64_t examples;
     int64_t loss, weight;
-    uint64_t skipped; /* steps in a row */
+    uint64_t skipped;            /* steps in a row */
+    uint32_t scale, scale_steps; /* log2 of the loss scale, and steps that it has held */
 };
 
 struct tally {
     struct steps steps;
     struct evaluation *progressive; /* NULL: not asked for */
+    bool has_scale;
     struct sums history[HISTORY_MAX];
     uint32_t history_count; /* the newest is the last */
     uint32_t history_keep;
@@ -38,6 +43,8 @@ enum err tally_create(const struct job *job, const struct steps *steps, uint32_t
     p->history_keep = steps->pipeline_depth + 2;
     CHECK(p->history_keep <= HISTORY_MAX);
     p->history_count = 1;
+    p->has_scale = job->train.precision == PRECISION_FP16;
+    p->history[0].scale = p->has_scale ? SCALE_FIRST : 0;
     if (job->eval.progressive) {
         /* Per group every example would have to be kept and sent. */
         uint32_t metrics = job->eval.metrics & ~(1u << METRIC_GAUC);
@@ -94,7 +101,7 @@ static bool decode(const ProtobufCBinaryData *bytes, uint64_t acked, struct sums
     for (uint32_t i = 0; i < head[1]; i++) {
         memcpy(&sums, bytes->data + sizeof head + i * sizeof sums, sizeof sums);
         *reported = sums.step;
-        if (sums.step == acked) {
+        if (sums.step == acked && sums.scale <= SCALE_MOST) {
             *out = sums;
             found = true;
         }
@@ -117,7 +124,7 @@ static void restore_evaluation(struct tally *p, const Paramd__Report *report, ui
 
 void tally_restore(struct tally *p, uint64_t acked, const Paramd__Report *report)
 {
-    struct sums sums = {.step = acked};
+    struct sums sums = {.step = acked, .scale = p->has_scale ? SCALE_FIRST : 0};
     uint64_t reported = acked;
     p->history_count = 1;
     p->evaluated = acked;
@@ -128,7 +135,8 @@ void tally_restore(struct tally *p, uint64_t acked, const Paramd__Report *report
                              .examples = report->examples,
                              .loss = report->loss_sum,
                              .weight = report->weight_sum,
-                             .skipped = report->skipped};
+                             .skipped = report->skipped,
+                             .scale = sums.scale};
     *newest(p) = sums;
     if (report != NULL)
         restore_evaluation(p, report, reported);
@@ -167,6 +175,17 @@ static enum err evaluate(struct tally *p, const struct tally_step *s)
                           b->weights, b->groups, b->example_count);
 }
 
+static void change_scale(struct sums *now, bool skipped)
+{
+    now->scale_steps = skipped ? 0 : now->scale_steps + 1;
+    if (skipped && now->scale > 0)
+        now->scale--;
+    if (now->scale_steps < SCALE_STEPS)
+        return;
+    now->scale_steps = 0;
+    now->scale += now->scale < SCALE_MOST;
+}
+
 enum err tally_count(struct tally *p, const struct tally_step *s)
 {
     struct sums now = *newest(p);
@@ -175,6 +194,8 @@ enum err tally_count(struct tally *p, const struct tally_step *s)
     now.step = s->step;
     now.examples += s->batch->example_count;
     now.skipped = s->skipped ? now.skipped + 1 : 0;
+    if (p->has_scale && s->batch->example_count > 0)
+        change_scale(&now, s->skipped);
     if (!s->skipped && s->batch->example_count > 0) {
         now.loss = add_saturating(now.loss, fixed(s->loss));
         now.weight = add_saturating(now.weight, fixed(s->batch->weight_sum));
@@ -183,6 +204,11 @@ enum err tally_count(struct tally *p, const struct tally_step *s)
         memmove(&p->history[0], &p->history[1], --p->history_count * sizeof p->history[0]);
     p->history[p->history_count++] = now;
     return evaluate(p, s);
+}
+
+float tally_loss_scale(const struct tally *p)
+{
+    return (float)(1u << p->history[p->history_count - 1].scale);
 }
 
 uint64_t tally_skipped(const struct tally *p)

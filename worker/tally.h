@@ -45,6 +45,12 @@ struct tally_step {
 };
 /* Counts a step that is about to be pushed; one that was counted before is not counted again. */
 enum err tally_count(struct tally *p, const struct tally_step *s) MUST_CHECK;
+/*
+ * What the next step's loss is multiplied by while gradients are computed: 1, but for fp16. Halved
+ * by a step that was skipped, doubled after so many that were not; as the sums it is of the rank,
+ * and moves with it.
+ */
+float tally_loss_scale(const struct tally *p);
 uint64_t tally_skipped(const struct tally *p); /* steps in a row, the last one included */
 
 /* The report of the last step counted; what it points to stays valid until the next tally_ call.

@@ -45,7 +45,9 @@ struct trainer {
     struct exchange *exchange;
     struct replica *replicas;
     struct pool *pool;
-    struct network *network;
+    uint32_t lane_count; /* devices in use */
+    struct device *devices[DEVICE_LIST_MAX];
+    struct network *networks[DEVICE_LIST_MAX];
     float *logits;
     float *metric_logits, *metric_labels; /* room for network_metric() */
     uint64_t start_ns;
@@ -218,19 +220,35 @@ static enum err open_exchange(struct trainer *t)
     return e;
 }
 
+/* A network on each device that has a rank. */
+static enum err open_devices(struct trainer *t, uint32_t max_examples)
+{
+    static const struct device_list processor = {.count = 1};
+    const struct device_list *list = t->options.devices != NULL ? t->options.devices : &processor;
+    enum err e = ERR_NONE;
+    t->lane_count = list->count < t->rank_count ? list->count : t->rank_count;
+    for (uint32_t i = 0; i < t->lane_count && e == ERR_NONE; i++) {
+        struct device_options device = {.cuda = list->cuda,
+                                        .index = list->indexes[i],
+                                        .precision = t->options.job->train.precision,
+                                        .pool = t->pool};
+        e = device_open(&device, &t->devices[i]);
+        struct network_options o = {.model = t->options.model,
+                                    .device = t->devices[i],
+                                    .max_examples = max_examples,
+                                    .seed = t->options.job->seed};
+        if (e == ERR_NONE)
+            e = network_create(&o, &t->networks[i]);
+    }
+    return e;
+}
+
 static enum err open_network(struct trainer *t)
 {
     uint64_t batch = t->options.job->train.batch_size, ranks = t->options.job->train.ranks;
     uint32_t most = (uint32_t)((batch + ranks - 1) / ranks);
     t->pool = pool_create(t->options.threads);
-    struct network_options o = {
-        .model = t->options.model,
-        .compute = compute_cpu(),
-        .pool = t->pool,
-        .max_examples = most,
-        .seed = t->options.job->seed,
-    };
-    enum err e = network_create(&o, &t->network);
+    enum err e = open_devices(t, most);
     if (e != ERR_NONE)
         return e;
     t->logits = mem_alloc_array((size_t)most * t->options.model->output_width, sizeof(float));
@@ -322,6 +340,24 @@ static const char *name_of_bad(const struct trainer *t, const struct batch *b,
     return "the loss";
 }
 
+static struct network *network_of(struct trainer *t, const struct replica *r)
+{
+    return t->networks[(uint32_t)(r - t->replicas) % t->lane_count];
+}
+
+/* Begins to upload the batch that its device will most likely compute next, if it is here. */
+static enum err send_next(struct trainer *t, struct replica *r, uint64_t step)
+{
+    uint32_t place = (uint32_t)(r - t->replicas) + t->lane_count;
+    bool wraps = place >= t->rank_count;
+    struct replica *next = &t->replicas[wraps ? place % t->lane_count : place];
+    uint64_t wanted = step + wraps;
+    struct batch *b = next->batches != NULL ? next->batches[wanted % next->batch_count] : NULL;
+    if (next->is_over || b == NULL || b->step != wanted)
+        return ERR_NONE;
+    return network_send(network_of(t, next), b);
+}
+
 /* Forward, backward, clip. *skipped: a gradient is not finite, so none of this step may leave. */
 static enum err compute(struct trainer *t, struct replica *r, const struct batch *b,
                         const struct exchange_work *w, bool *skipped)
@@ -332,9 +368,16 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
     bool finite = true;
     uint64_t start_ns = clock_ns();
     enum err e = ERR_NONE;
+    struct network *n = network_of(t, r);
+    uint64_t sent_ns = network_upload_ns(n);
+    network_set_loss_scale(n, tally_loss_scale(r->tally));
     if (b->example_count > 0)
-        e = network_train(t->network, b, r->first_example, &values, &gradients, t->logits, &loss,
-                          &finite);
+        e = network_start(n, b, r->first_example, &values, &gradients, t->logits);
+    if (b->example_count > 0 && e == ERR_NONE)
+        e = send_next(t, r, w->step);
+    if (b->example_count > 0 && e == ERR_NONE)
+        e = network_finish(n, &loss, &finite);
+    sent_ns = network_upload_ns(n) - sent_ns;
     if (e != ERR_NONE)
         return e;
     finite = finite && isfinite(loss);
@@ -350,7 +393,8 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
                                  .logits = metric.logits,
                                  .labels = metric.labels};
     e = tally_count(r->tally, &counted);
-    t->shares.compute += clock_ns() - start_ns;
+    t->shares.compute += clock_ns() - start_ns - sent_ns;
+    t->shares.upload += sent_ns;
     *skipped = !finite;
     if (e != ERR_NONE || finite)
         return e;
@@ -498,7 +542,10 @@ static void *run(void *context)
     exchange_close(t->exchange);
     for (uint32_t i = 0; i < t->rank_count; i++)
         close_replica(&t->replicas[i]);
-    network_destroy(t->network);
+    for (uint32_t i = 0; i < t->lane_count; i++) {
+        network_destroy(t->networks[i]);
+        device_close(t->devices[i]);
+    }
     pool_destroy(t->pool);
     mem_free(t->logits);
     mem_free(t->metric_logits);

@@ -19,6 +19,7 @@
 #include "common/err.h"
 #include "common/model.h"
 #include "worker/dataset.h"
+#include "worker/device.h"
 #include "worker/exchange.h"
 
 struct trainer;
@@ -35,9 +36,10 @@ struct trainer_options {
     struct dataset *dataset;
     const struct trainer_rank *ranks;
     uint32_t rank_count;
-    uint64_t start_step;            /* the version that the shards began at */
-    uint32_t threads;               /* for arithmetic; at least 1 */
-    void (*changed)(void *context); /* the status is worth a look; may be NULL */
+    uint64_t start_step;               /* the version that the shards began at */
+    uint32_t threads;                  /* for arithmetic; at least 1 */
+    const struct device_list *devices; /* ranks take them in turn; NULL: the processor */
+    void (*changed)(void *context);    /* the status is worth a look; may be NULL */
     void *context;
 };
 
@@ -61,7 +63,7 @@ struct trainer_rank_status {
 };
 
 struct trainer_shares { /* nanoseconds of the trainer's thread */
-    uint64_t read, exchange, compute, wait, total;
+    uint64_t read, exchange, compute, upload, wait, total;
 };
 
 struct trainer_status {

@@ -73,6 +73,7 @@ enum err worker_start(const struct daemon_settings *settings, struct worker **ou
             .addresses = no_addresses,
             .capacity = {.cores = machine_cores(),
                          .memory_bytes = machine_memory(),
+                         .gpus = agent_gpus(w->agent),
                          .device_class = agent_device_class(w->agent)},
             .call_timeout_ms = settings->call_timeout_ms,
             .describe = describe,
