@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Goal: training on GPUs gives the same bits whatever cluster of workers and GPUs there is, about what the processor
+gives, in every precision; a GPU that is not there, or a backend that cannot be loaded, is an error that says so.
+
+Method: the backend's own sources on an emulated GPU (tests/emulation), two of them, in whole runs on generated data. What a
+real GPU gives is seen by gpu.py.
+"""
+import os
+import random
+
+from harness import PARAMCTL, Cases, Workplace, run, run_job
+
+cases = Cases()
+EMULATED = os.path.join(os.path.dirname(PARAMCTL), "tests", "paramd-cuda-emulated.so")
+
+JOB = """
+name: clicks
+data: {format: csv, train: train.csv, eval: train.csv, label: click}
+features: {a: categorical, b: categorical, x: numeric, tags: {pooling: mean}}
+model: {type: deepfm, dim: 8, hidden: [16, 8], dropout: 0.1}
+train: {epochs: 3, batch_size: 50, ranks: 2}
+optimizer: {dense: {learning_rate: 0.01}}
+"""
+
+
+def csv(rows=500):
+    r = random.Random(3)
+    lines = ["click,a,b,x,tags"]
+    for _ in range(rows):
+        a, b, x = r.randrange(6), r.randrange(40), r.gauss(0, 1)
+        click = r.random() < (0.85 if a % 2 else 0.15)
+        lines.append(f"{click:d},{a},{b},{x:.3f},{a}|{r.randrange(9) + 10}")
+    return "\n".join(lines) + "\n"
+
+
+def train(place, *arguments, **more):
+    """-> the result, and what was said; {} where it failed."""
+    return run_job(["-f", "job.yaml", "--fresh", *arguments], place.path, **more)
+
+
+def same_bits(place):
+    digests = {}
+    for name, arguments in (("one worker, one GPU", ["--servers", "0", "--set", "device=cuda"]),
+                            ("one worker, two GPUs", ["--servers", "1", "--set", "device=cuda:0,1"]),
+                            ("two workers, two GPUs", ["--servers", "2", "--workers", "2", "--set",
+                                                       "resources.gpus_per_worker=1"]),
+                            ("two workers, one GPU", ["--servers", "3", "--workers", "2", "--set", "device=cuda:1"])):
+        result = train(place, *arguments)
+        digests[name] = result.get("digest")
+        auc = result.get("eval", {}).get("auc", 0)
+        cases.check(f"{name}: it learns", auc > 0.8, result)
+    cases.check("the same bits on every cluster of GPUs", len(set(digests.values())) == 1 and None not in
+                digests.values(), digests)
+
+
+def precisions(place):
+    reference = train(place, "--servers", "0", "--set", "device=cpu").get("eval", {}).get("log_loss", 0)
+    for precision, near in (("float32", 2e-4), ("tf32", 5e-3), ("bf16", 2e-2), ("fp16", 5e-3)):
+        result = train(place, "--servers", "0", "--set", "device=cuda", "--set", f"train.precision={precision}")
+        loss = result.get("eval", {}).get("log_loss", 9)
+        cases.check(f"{precision} is near the processor's float32", abs(loss - reference) < near, (loss, reference))
+
+
+def refused(place):
+    for name, arguments, text, env in (
+            ("a GPU that is not there", ["--set", "device=cuda:7"], "there is no GPU 7", {}),
+            ("more GPUs than there are", ["--set", "resources.gpus_per_worker=3"], "the driver sees 2", {}),
+            ("no such device", ["--set", "device=gpu"], "it can be auto, cpu, cuda", {}),
+            ("no backend", ["--set", "device=cuda"], "could not be loaded", {"PARAMD_CUDA_BACKEND": "/nowhere.so"}),
+            ("a precision of the processor", ["--set", "train.precision=bf16"], "needs a GPU", {})):
+        code, _, err = run(["run", "-f", "job.yaml", "--fresh", "--servers", "0", *arguments], place.path, env=env)
+        cases.check(f"{name} is refused by name", code not in (0, None) and text in err, (code, err[-400:]))
+    code, _, err = run(["run", "-f", "job.yaml", "--fresh", "--servers", "0", "--set", "device=auto"], place.path,
+                       env={"PARAMD_CUDA_BACKEND": "/nowhere.so"})
+    cases.check("auto is the processor where there is no GPU", code == 0, err[-400:])
+
+
+def main():
+    if not os.path.exists(EMULATED):
+        print("the emulated GPU is not part of this build")
+        raise SystemExit(77)
+    os.environ["PARAMD_CUDA_BACKEND"] = EMULATED
+    with Workplace() as place:
+        place.file("train.csv", csv())
+        place.file("job.yaml", JOB)
+        same_bits(place)
+        precisions(place)
+        refused(place)
+    cases.end()
+
+
+main()
