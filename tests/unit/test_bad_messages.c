@@ -29,6 +29,7 @@
 #include "common/rpc.h"
 #include "common/wire.h"
 #include "server/service.h"
+#include "tests/support/rpc_fixture.h"
 
 #define CALL_MS       5000
 #define MESSAGE_MAX   (1u << 20)
@@ -289,8 +290,9 @@ static int start(void **state)
     struct rpc_method methods[SHARD_METHOD_COUNT];
     struct service_options so = {
         .owner_count = 2, .memory_bytes = 64u << 20, .wait_ms = 20, .poke = ignore_poke};
-    snprintf(server.address, sizeof server.address, "unix:/tmp/test_bad_messages-%ld",
-             (long)getpid());
+    /* The distribution's gRPC is not instrumented: what it does looks like races. */
+    snprintf(server.address, sizeof server.address, "%s/tmp/test_bad_messages-%ld",
+             FIXTURE_THREAD_SANITIZER ? "memory:" : "unix:", (long)getpid());
     server.service = service_create(&so);
     service_methods(server.service, methods);
     struct rpc_server_options ro = {.listen = listen,
@@ -311,7 +313,8 @@ static int stop(void **state)
     service_stop(server.service);
     rpc_server_destroy(server.rpc);
     service_destroy(server.service);
-    unlink(server.address + strlen("unix:"));
+    if (!FIXTURE_THREAD_SANITIZER)
+        unlink(server.address + strlen("unix:"));
     return 0;
 }
 
