@@ -272,6 +272,7 @@ static enum err open_device(const struct cuda_host *host, uint32_t index, enum p
     d->host = host;
     d->index = index;
     d->precision = precision;
+    memcpy(d->bus, what.bus, sizeof d->bus);
     snprintf(d->family, sizeof d->family, "%s, %s", what.name, cuda_backend()->build);
     err = open_streams(d);
     if (err == ERR_NONE)
@@ -311,7 +312,7 @@ static enum err device_usage(struct device *device, struct cuda_usage *out)
     cudaError_t status = cudaMemGetInfo(&left, &total);
     if (status != cudaSuccess)
         return failed(d->host, ERR_IO, "asking for the GPU's memory", status);
-    *out = (struct cuda_usage){total - left, total, d->allocations};
+    *out = (struct cuda_usage){total - left, total, d->allocations, cuda_utilization(d->bus)};
     return ERR_NONE;
 }
 

@@ -9,6 +9,7 @@
  *
  * compute_cuda.c       devices, memory, streams, the table of operations.
  * compute_cuda_gemm.c  matrix products by cuBLAS and cublasLt.
+ * compute_cuda_usage.c what NVML knows of a GPU.
  * kernels*.cu          everything else.
  *
  * Streams  operations are one stream's; uploads another's, which join() makes the first one wait
@@ -50,7 +51,9 @@ struct cuda_description {
 struct cuda_usage {
     size_t used_bytes, total_bytes; /* of the GPU, by all processes */
     uint64_t allocations;           /* of the device, so far */
+    uint32_t utilization;           /* percent, by all processes; CUDA_NOT_KNOWN */
 };
+#define CUDA_NOT_KNOWN UINT32_MAX
 
 struct cuda_backend {
     uint32_t version;

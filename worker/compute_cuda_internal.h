@@ -37,7 +37,7 @@ struct cuda_device {
     const struct cuda_host *host;
     uint32_t index;
     enum precision precision;
-    char family[192];
+    char family[192], bus[16];
     char failure[256]; /* "" or the first failure since the last fence */
     cudaStream_t stream, copies;
     cudaEvent_t uploaded;
@@ -59,6 +59,8 @@ static inline struct cuda_device *cuda_of(struct device *d)
 
 /* Notes a failure of `what`, unless one is noted already. */
 void cuda_check(struct cuda_device *d, const char *what, cudaError_t status);
+/* Percent of the GPU at this bus, lately; CUDA_NOT_KNOWN: NVML does not say. */
+uint32_t cuda_utilization(const char *bus);
 void *cuda_alloc(struct cuda_device *d, size_t bytes); /* NULL: err_set() is done */
 
 /* Free what cuda_gemm_open() made, of which it may have made a part. */

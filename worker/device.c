@@ -224,7 +224,7 @@ void device_close(struct device *d)
 
 enum err device_usage(struct device *d, struct device_usage *out)
 {
-    *out = (struct device_usage){0};
+    *out = (struct device_usage){.utilization = DEVICE_NOT_KNOWN};
     if (d->compute->shares_memory)
         return ERR_NONE;
     const struct cuda_backend *backend;
@@ -233,6 +233,7 @@ enum err device_usage(struct device *d, struct device_usage *out)
     if (err == ERR_NONE)
         err = backend->usage(d, &usage);
     if (err == ERR_NONE)
-        *out = (struct device_usage){usage.used_bytes, usage.total_bytes, usage.allocations};
+        *out = (struct device_usage){usage.used_bytes, usage.total_bytes, usage.allocations,
+                                     usage.utilization};
     return err;
 }

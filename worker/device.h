@@ -51,9 +51,11 @@ void device_close(struct device *d); /* accepts NULL */
 /* What bits depend on: "cpu openblas Zen", "cuda NVIDIA H100 …". Freed by mem_free(). */
 char *device_class_text(const struct device_list *list);
 
+#define DEVICE_NOT_KNOWN UINT32_MAX
 struct device_usage {
     size_t memory_used, memory_total; /* bytes, by all processes; 0: the processor */
     uint64_t allocations;             /* of the device's memory so far */
+    uint32_t utilization;             /* percent of late; DEVICE_NOT_KNOWN */
 };
 enum err device_usage(struct device *d, struct device_usage *out) MUST_CHECK;
 

@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/metrics.h"
+#include "worker/lanes.h"
 #include "worker/network.h"
 #include "worker/tally.h"
 
@@ -45,9 +46,7 @@ struct trainer {
     struct exchange *exchange;
     struct replica *replicas;
     struct pool *pool;
-    uint32_t lane_count; /* devices in use */
-    struct device *devices[DEVICE_LIST_MAX];
-    struct network *networks[DEVICE_LIST_MAX];
+    struct lanes *lanes;
     float *logits;
     float *metric_logits, *metric_labels; /* room for network_metric() */
     uint64_t start_ns;
@@ -220,35 +219,18 @@ static enum err open_exchange(struct trainer *t)
     return e;
 }
 
-/* A network on each device that has a rank. */
-static enum err open_devices(struct trainer *t, uint32_t max_examples)
-{
-    static const struct device_list processor = {.count = 1};
-    const struct device_list *list = t->options.devices != NULL ? t->options.devices : &processor;
-    enum err e = ERR_NONE;
-    t->lane_count = list->count < t->rank_count ? list->count : t->rank_count;
-    for (uint32_t i = 0; i < t->lane_count && e == ERR_NONE; i++) {
-        struct device_options device = {.cuda = list->cuda,
-                                        .index = list->indexes[i],
-                                        .precision = t->options.job->train.precision,
-                                        .pool = t->pool};
-        e = device_open(&device, &t->devices[i]);
-        struct network_options o = {.model = t->options.model,
-                                    .device = t->devices[i],
-                                    .max_examples = max_examples,
-                                    .seed = t->options.job->seed};
-        if (e == ERR_NONE)
-            e = network_create(&o, &t->networks[i]);
-    }
-    return e;
-}
-
 static enum err open_network(struct trainer *t)
 {
     uint64_t batch = t->options.job->train.batch_size, ranks = t->options.job->train.ranks;
     uint32_t most = (uint32_t)((batch + ranks - 1) / ranks);
     t->pool = pool_create(t->options.threads);
-    enum err e = open_devices(t, most);
+    struct lanes_options o = {.devices = t->options.devices,
+                              .job = t->options.job,
+                              .model = t->options.model,
+                              .pool = t->pool,
+                              .rank_count = t->rank_count,
+                              .max_examples = most};
+    enum err e = lanes_open(&o, &t->lanes);
     if (e != ERR_NONE)
         return e;
     t->logits = mem_alloc_array((size_t)most * t->options.model->output_width, sizeof(float));
@@ -340,22 +322,35 @@ static const char *name_of_bad(const struct trainer *t, const struct batch *b,
     return "the loss";
 }
 
-static struct network *network_of(struct trainer *t, const struct replica *r)
-{
-    return t->networks[(uint32_t)(r - t->replicas) % t->lane_count];
-}
-
 /* Begins to upload the batch that its device will most likely compute next, if it is here. */
 static enum err send_next(struct trainer *t, struct replica *r, uint64_t step)
 {
-    uint32_t place = (uint32_t)(r - t->replicas) + t->lane_count;
-    bool wraps = place >= t->rank_count;
-    struct replica *next = &t->replicas[wraps ? place % t->lane_count : place];
-    uint64_t wanted = step + wraps;
+    uint32_t place;
+    uint64_t wanted = step + lanes_next(t->lanes, (uint32_t)(r - t->replicas), &place);
+    struct replica *next = &t->replicas[place];
     struct batch *b = next->batches != NULL ? next->batches[wanted % next->batch_count] : NULL;
     if (next->is_over || b == NULL || b->step != wanted)
         return ERR_NONE;
-    return network_send(network_of(t, next), b);
+    return network_send(lanes_network(t->lanes, place), b);
+}
+
+/*
+ * While a GPU computes: reads what comes next, and begins to upload it. The processor has no time
+ * for that before it is done. Who waits for data is not stuck at computing.
+ */
+static enum err prepare_next(struct trainer *t, struct replica *r, uint64_t step)
+{
+    if (!lanes_overlap(t->lanes))
+        return ERR_NONE;
+    uint64_t since_ns = atomic_exchange(&t->computing_ns, 0);
+    enum err e = read_batches(t, r);
+    atomic_store(&t->computing_ns, since_ns > 0 ? clock_ns() : 0);
+    return e == ERR_NONE ? send_next(t, r, step) : e;
+}
+
+static uint64_t time_elsewhere(const struct trainer *t)
+{
+    return t->shares.read + t->in_exchange_ns;
 }
 
 /* Forward, backward, clip. *skipped: a gradient is not finite, so none of this step may leave. */
@@ -366,18 +361,20 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
     struct network_gradients gradients = {.rows = w->row_gradients, .dense = w->dense_gradients};
     double loss = 0;
     bool finite = true;
-    uint64_t start_ns = clock_ns();
+    uint64_t start_ns = clock_ns(), elsewhere_ns = time_elsewhere(t);
     enum err e = ERR_NONE;
-    struct network *n = network_of(t, r);
+    struct network *n = lanes_network(t->lanes, (uint32_t)(r - t->replicas));
     uint64_t sent_ns = network_upload_ns(n);
     network_set_loss_scale(n, tally_loss_scale(r->tally));
-    if (b->example_count > 0)
+    if (b->example_count > 0) {
         e = network_start(n, b, r->first_example, &values, &gradients, t->logits);
-    if (b->example_count > 0 && e == ERR_NONE)
-        e = send_next(t, r, w->step);
-    if (b->example_count > 0 && e == ERR_NONE)
-        e = network_finish(n, &loss, &finite);
+        if (e == ERR_NONE)
+            e = prepare_next(t, r, w->step);
+        if (e == ERR_NONE)
+            e = network_finish(n, &loss, &finite);
+    }
     sent_ns = network_upload_ns(n) - sent_ns;
+    elsewhere_ns = time_elsewhere(t) - elsewhere_ns;
     if (e != ERR_NONE)
         return e;
     finite = finite && isfinite(loss);
@@ -393,7 +390,7 @@ static enum err compute(struct trainer *t, struct replica *r, const struct batch
                                  .logits = metric.logits,
                                  .labels = metric.labels};
     e = tally_count(r->tally, &counted);
-    t->shares.compute += clock_ns() - start_ns - sent_ns;
+    t->shares.compute += clock_ns() - start_ns - sent_ns - elsewhere_ns;
     t->shares.upload += sent_ns;
     *skipped = !finite;
     if (e != ERR_NONE || finite)
@@ -506,6 +503,7 @@ static enum err train(struct trainer *t)
     enum err e = begin(t);
     while (e == ERR_NONE && (r = pick(t)) != NULL) {
         e = train_step(t, r);
+        lanes_look(t->lanes);
         publish(t, NULL);
     }
     if (e == ERR_NONE)
@@ -534,6 +532,7 @@ static void *run(void *context)
     enum err e = open_all(t);
     if (e == ERR_NONE)
         e = train(t);
+    lanes_tell(t->lanes);
     publish(t, e != ERR_NONE ? err_text() : NULL);
     if (t->end >= TRAINER_NOT_FORMED)
         log_warn("trainer", "training ended early: %s", err_text());
@@ -542,10 +541,7 @@ static void *run(void *context)
     exchange_close(t->exchange);
     for (uint32_t i = 0; i < t->rank_count; i++)
         close_replica(&t->replicas[i]);
-    for (uint32_t i = 0; i < t->lane_count; i++) {
-        network_destroy(t->networks[i]);
-        device_close(t->devices[i]);
-    }
+    lanes_close(t->lanes);
     pool_destroy(t->pool);
     mem_free(t->logits);
     mem_free(t->metric_logits);

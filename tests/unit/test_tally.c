@@ -24,6 +24,7 @@
 static struct job job_of(bool progressive)
 {
     struct job job = {.model = {.loss = LOSS_LOGISTIC, .classes = 1}};
+    job.train.precision = PRECISION_FP16;
     job.eval.progressive = progressive;
     job.eval.metrics = 1u << METRIC_LOG_LOSS | 1u << METRIC_AUC | 1u << METRIC_GAUC;
     return job;
@@ -113,6 +114,7 @@ static void take_over(uint32_t depth, uint64_t acked, uint64_t received)
     Paramd__Report *a = travel(first), *b = travel(second);
     struct steps steps = steps_of(depth);
     assert_same(a, b, steps_is_drain(&steps, received) || acked <= 15);
+    assert_true(tally_loss_scale(first) == tally_loss_scale(second));
     paramd__report__free_unpacked(a, NULL);
     paramd__report__free_unpacked(b, NULL);
     tally_destroy(first);
@@ -169,6 +171,36 @@ static void test_skipped_in_a_row(void **state)
     tally_destroy(t);
 }
 
+/* fp16: halved by a step that is skipped, doubled by 2000 that are not, within bounds; else 1. */
+static void test_loss_scale(void **state)
+{
+    struct job job = job_of(false);
+    struct steps steps = steps_of(0);
+    struct tally *t = make(0, false), *plain = NULL;
+    uint64_t step = 1;
+    assert_true(tally_loss_scale(t) == 65536);
+    count(t, step++, true);
+    assert_true(tally_loss_scale(t) == 32768);
+    for (uint32_t i = 0; i < 1999; i++)
+        count(t, step++, false);
+    assert_true(tally_loss_scale(t) == 32768);
+    count(t, step++, false);
+    assert_true(tally_loss_scale(t) == 65536);
+    for (uint32_t i = 0; i < 20; i++)
+        count(t, step++, true);
+    assert_true(tally_loss_scale(t) == 1);
+    for (uint32_t i = 0; i < 30 * 2000; i++)
+        count(t, step++, false);
+    assert_true(tally_loss_scale(t) == 0x1p24f);
+    tally_destroy(t);
+    job.train.precision = PRECISION_BF16;
+    assert_int_equal(tally_create(&job, &steps, 1, &plain), ERR_NONE);
+    tally_restore(plain, 0, NULL);
+    count(plain, 1, true);
+    assert_true(tally_loss_scale(plain) == 1);
+    tally_destroy(plain);
+}
+
 static void test_runaway_losses(void **state)
 {
     static const double losses[] = {1e300, INFINITY, 1e18, 1e18, 1e18};
@@ -211,6 +243,7 @@ int main(void)
         cmocka_unit_test(test_steps_count_once),
         cmocka_unit_test(test_metrics_only_at_drain_points),
         cmocka_unit_test(test_skipped_in_a_row),
+        cmocka_unit_test(test_loss_scale),
         cmocka_unit_test(test_runaway_losses),
         cmocka_unit_test(test_foreign_state),
     };
