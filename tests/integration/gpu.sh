@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 build=${BUILD_DIR:-build}
 export PARAMD_TEST_GPU=1
 passed=0
-for test in test_compute_cuda test_network_cuda; do
+for test in test_compute_cuda test_narrow_cuda test_network_cuda; do
     code=0
     output=$("$build/tests/$test" 2>&1) || code=$?
     if [ "$code" -eq 77 ]; then

@@ -77,6 +77,8 @@ static const struct bad_case {
     {BASE "train: {batch_size: 99999999999999999999}\n", "is not a whole number", 0},
     {BASE "train: {clip_norm: 0}\n",
      "train.clip_norm: value '0' is not above 0; give a number above", 0},
+    {BASE "train: {precision: float16}\n",
+     "train.precision: value 'float16' is unknown; did you mean 'float32'? give one of float32", 0},
     {BASE "train: {clip_norm: nan}\n", "value 'nan' is not a number", 0},
     {BASE "train: {pipeline_depth: 65}\n", "value '65' is above 64", 0},
     {BASE "train: {ranks: 1025}\n", "value '1025' is above 1024", 0},
