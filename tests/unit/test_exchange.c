@@ -27,7 +27,9 @@
 
 #define KEYS_MAX 40u
 
-static struct exchange *open_exchange(struct fake_world *w, const atomic_bool *cancel)
+/* Gives up soon where that is what the case is about, and else never within the test. */
+static struct exchange *open_exchange(struct fake_world *w, const atomic_bool *cancel,
+                                      bool gives_up)
 {
     struct exchange *x = NULL;
     struct exchange_options o = {.job = "toy",
@@ -38,7 +40,7 @@ static struct exchange *open_exchange(struct fake_world *w, const atomic_bool *c
                                  .shard_count = FAKE_SHARDS,
                                  .rank_max = 1,
                                  .call_timeout_ms = 2000,
-                                 .give_up_ms = 60,
+                                 .give_up_ms = gives_up ? 60 : 120000,
                                  .back_off_ms = 1,
                                  .cancel = cancel};
     assert_int_equal(exchange_open(&o, &x), ERR_NONE);
@@ -173,7 +175,7 @@ static void test_everything_lands(void **state)
         struct fake_world w;
         fake_world_open(&w);
         w.slice_bytes = slices[i];
-        struct exchange *x = open_exchange(&w, NULL);
+        struct exchange *x = open_exchange(&w, NULL, false);
         assert_int_equal(drive(&w, x), ERR_NONE);
         assert_int_equal(exchange_state(x, 0), SESSION_FINISHED);
         assert_int_equal(exchange_acked(x, 0), FAKE_LAST_STEP);
@@ -192,7 +194,7 @@ static void test_spoiled_replies_are_refused(void **state)
         fake_world_open(&w);
         w.spoil = spoil;
         w.spoil_at = 8; /* pulls batch 11, which has examples */
-        struct exchange *x = open_exchange(&w, NULL);
+        struct exchange *x = open_exchange(&w, NULL, false);
         assert_int_equal(drive(&w, x), ERR_REFUSED);
         if (exchange_state(x, 0) != SESSION_FAILED)
             fail_msg("spoiled reply %d was taken", spoil);
@@ -224,7 +226,7 @@ static void test_ends(void **state)
         w.spoil_at = 6;
         w.status = cases[i].status;
         w.rpc_status = cases[i].rpc_status;
-        struct exchange *x = open_exchange(&w, NULL);
+        struct exchange *x = open_exchange(&w, NULL, cases[i].end == SESSION_UNREACHABLE);
         assert_int_equal(drive(&w, x), ERR_REFUSED);
         assert_int_equal(exchange_state(x, 0), cases[i].end);
         assert_true(strlen(exchange_why(x, 0)) > 0);
@@ -238,7 +240,7 @@ static void test_cancel(void **state)
     struct fake_world w;
     atomic_bool cancel = false;
     fake_world_open(&w);
-    struct exchange *x = open_exchange(&w, &cancel);
+    struct exchange *x = open_exchange(&w, &cancel, false);
     struct exchange_rank_options rank = {.rank = 0, .lease = 1};
     uint32_t index;
     assert_int_equal(exchange_add_rank(x, &rank, &index), ERR_NONE);
@@ -278,7 +280,7 @@ static void test_read(void **state)
     room_make(&w, &room);
     w.version = 12;
     w.slice_bytes = 13;
-    struct exchange *x = open_exchange(&w, NULL);
+    struct exchange *x = open_exchange(&w, NULL, false);
     fill_batch(&b, 1);
     assert_int_equal(exchange_read(x, 12, &b.batch, room.rows, room.dense), ERR_NONE);
     check_rows(&w, &b, (const float *const *)room.rows, 12);
@@ -307,7 +309,7 @@ static void test_read(void **state)
         w.spoil = cases[i].spoil;
         w.rpc_status = cases[i].rpc_status;
         pthread_mutex_unlock(&w.lock);
-        x = open_exchange(&w, NULL);
+        x = open_exchange(&w, NULL, cases[i].e == ERR_UNAVAILABLE);
         assert_int_equal(exchange_read(x, 12, &b.batch, room.rows, room.dense), cases[i].e);
         char *why = must_strdup(err_text());
         exchange_close(x);
