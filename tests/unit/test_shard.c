@@ -20,7 +20,7 @@
 #include "tests/support/shard_fixture.h"
 
 #define CALLS_MAX 4000
-/* Of the events after which a worker dies; under a sanitizer each run takes twenty times as long. */
+/* Of the events after which a worker dies; under a sanitizer a run takes twenty times as long. */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define STRIDE 14
 #else
