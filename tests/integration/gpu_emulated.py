@@ -8,7 +8,7 @@ real GPU gives is seen by gpu.py.
 import os
 import random
 
-from harness import PARAMCTL, Cases, Workplace, run, run_job
+from harness import PARAMCTL, Cases, Workplace, killed_and_resumed, run, run_job, wait_until
 
 cases = Cases()
 EMULATED = os.path.join(os.path.dirname(PARAMCTL), "tests", "paramd-cuda-emulated.so")
@@ -53,6 +53,22 @@ def same_bits(place):
                 digests.values(), digests)
 
 
+def resumed(place):
+    """With fp16, whose loss scale changes where gradients overflow: it is part of what is resumed."""
+    r = random.Random()
+    arguments = ["--set", "train.precision=fp16", "--set", "train.epochs=12", "--set", "checkpoint.every_steps=10",
+                 "--set", "train.drain_every=5", "--set", "train.max_skipped=100"]
+    clusters = [["--servers", "2", "--set", "device=cuda:0,1"], ["--servers", "1", "--workers", "2", "--set", "device=cuda"]]
+    undisturbed = train(place, "--servers", "0", "--set", "device=cuda", *arguments)
+
+    def when(process):
+        wait_until(lambda: process.poll() is not None, 0.8 + r.random())
+
+    result = killed_and_resumed(r, ["-f", "job.yaml", *arguments], place.path, clusters, when, kills=2)
+    cases.check("fp16, killed and resumed: the same bits", result.get("digest") is not None and
+                result.get("digest") == undisturbed.get("digest"), (undisturbed.get("digest"), result))
+
+
 def precisions(place):
     reference = train(place, "--servers", "0", "--set", "device=cpu").get("eval", {}).get("log_loss", 0)
     for precision, near in (("float32", 2e-4), ("tf32", 5e-3), ("bf16", 2e-2), ("fp16", 5e-3)):
@@ -85,6 +101,7 @@ def main():
         place.file("job.yaml", JOB)
         same_bits(place)
         precisions(place)
+        resumed(place)
         refused(place)
     cases.end()
 
