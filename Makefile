@@ -338,7 +338,7 @@ test-sanitizers: all
 
 # The backend's tests and figures on a machine with a GPU; nothing is fetched there. Elsewhere skipped, with the reason.
 test-gpu: tests
-	tests/run.sh $(B) integration/gpu
+	tests/run.sh $(B) integration/gpu.sh
 bench-gpu: benches
 	PARAMCTL=$(abspath $(B))/paramctl tests/bench/bench_gpu.py || [ $$? -eq 77 ]
 

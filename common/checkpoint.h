@@ -62,6 +62,7 @@ struct checkpoint_file {
 struct checkpoint_rank {             /* a rank's report at the step: see paramd.Report */
     uint64_t examples;
     int64_t loss_sum, weight_sum;
+    uint64_t loss_scale;
     struct str metrics;
 };
 

@@ -99,6 +99,8 @@ static struct json *ranks_json(const struct checkpoint_manifest *m)
         sum = must_format("%lld", (long long)r->weight_sum);
         json_set_text(rank, "weight_sum", sum);
         mem_free(sum);
+        if (r->loss_scale > 0)
+            set_u64(rank, "loss_scale", r->loss_scale);
         append_hex(&hex, &r->metrics);
         json_set_text(rank, "metrics", hex.data ? hex.data : "");
         str_deinit(&hex);
@@ -253,6 +255,8 @@ static enum err parse_ranks(const struct json *root, struct checkpoint_manifest 
             err = get_i64(j, "loss_sum", &r->loss_sum);
         if (!err)
             err = get_i64(j, "weight_sum", &r->weight_sum);
+        if (!err && json_get(j, "loss_scale") != NULL)
+            err = get_u64(j, "loss_scale", &r->loss_scale);
         if (!err)
             err = json_get_text(j, "metrics", &metrics);
         if (!err)

@@ -146,6 +146,7 @@ static void put_reports(Paramd__Control__ShardState *m, struct board_reports rep
         to->examples = from->examples;
         to->loss_sum = from->loss_sum;
         to->weight_sum = from->weight_sum;
+        to->loss_scale = from->loss_scale;
         copy_bytes(&to->metrics, &from->metrics);
         m->reports[m->n_reports++] = to;
     }

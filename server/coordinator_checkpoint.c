@@ -241,6 +241,7 @@ static void add_ranks(struct checkpoint_manifest *m, const Paramd__Control__Shar
         m->ranks[r->rank].examples = r->examples;
         m->ranks[r->rank].loss_sum = r->loss_sum;
         m->ranks[r->rank].weight_sum = r->weight_sum;
+        m->ranks[r->rank].loss_scale = r->loss_scale;
         str_append_span(&m->ranks[r->rank].metrics,
                         span_make((const char *)r->metrics.data, r->metrics.len));
     }

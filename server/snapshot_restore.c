@@ -173,6 +173,7 @@ static void restore_reports(struct restore *r, const struct checkpoint_manifest 
         report.examples = m->ranks[i].examples;
         report.loss_sum = m->ranks[i].loss_sum;
         report.weight_sum = m->ranks[i].weight_sum;
+        report.loss_scale = m->ranks[i].loss_scale;
         report.metrics.data = (uint8_t *)m->ranks[i].metrics.data;
         report.metrics.len = m->ranks[i].metrics.size;
         if (!PLANT(reports_missing))

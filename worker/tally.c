@@ -122,6 +122,15 @@ static void restore_evaluation(struct tally *p, const Paramd__Report *report, ui
     }
 }
 
+/* Of a report from a checkpoint, which keeps no state but this; SCALE_FIRST: nothing is said. */
+static uint32_t scale_of(const struct tally *p, const Paramd__Report *report)
+{
+    uint64_t scale = report->loss_scale >> 32;
+    if (!p->has_scale)
+        return 0;
+    return scale > 0 && scale <= SCALE_MOST + 1 ? (uint32_t)scale - 1 : SCALE_FIRST;
+}
+
 void tally_restore(struct tally *p, uint64_t acked, const Paramd__Report *report)
 {
     struct sums sums = {.step = acked, .scale = p->has_scale ? SCALE_FIRST : 0};
@@ -136,7 +145,8 @@ void tally_restore(struct tally *p, uint64_t acked, const Paramd__Report *report
                              .loss = report->loss_sum,
                              .weight = report->weight_sum,
                              .skipped = report->skipped,
-                             .scale = sums.scale};
+                             .scale = scale_of(p, report),
+                             .scale_steps = p->has_scale ? (uint32_t)report->loss_scale : 0};
     *newest(p) = sums;
     if (report != NULL)
         restore_evaluation(p, report, reported);
@@ -228,6 +238,8 @@ const Paramd__Report *tally_report(struct tally *p)
     p->report.loss_sum = now->loss;
     p->report.weight_sum = now->weight;
     p->report.skipped = now->skipped;
+    if (p->has_scale)
+        p->report.loss_scale = (uint64_t)(now->scale + 1) << 32 | now->scale_steps;
     p->report.rank_state = (ProtobufCBinaryData){p->state.size, (uint8_t *)p->state.data};
     p->report.metrics = (ProtobufCBinaryData){p->metrics.size, (uint8_t *)p->metrics.data};
     return &p->report;

@@ -46,7 +46,7 @@ static void *array(size_t count, size_t size)
     return memory;
 }
 
-/* ---- batches: one term a field, values by a power law ------------------------------------------ */
+/* ---- batches: one term a field, values by a power law ---------------------------------------- */
 
 static void sort_by_row(struct batch_table *t)
 {
@@ -104,7 +104,7 @@ static struct batch *make_batch(uint32_t n, uint64_t seed)
     return b;
 }
 
-/* ---- a model with values ----------------------------------------------------------------------- */
+/* ---- a model with values --------------------------------------------------------------------- */
 
 struct bench {
     struct device *device;
@@ -207,7 +207,7 @@ static void step(void *context, int number)
     CHECK(finite);
 }
 
-/* ---- parts ------------------------------------------------------------------------------------- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 struct part {
     struct device *device;

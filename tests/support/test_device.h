@@ -1,6 +1,6 @@
 /*
- * test_device.h - the GPU that tests of the CUDA backend run on: the emulated one (tests/emulation),
- * or, with PARAMD_TEST_GPU=1 in the environment, the first real one.
+ * test_device.h - the GPU that tests of the CUDA backend run on: the emulated one
+ * (tests/emulation), or, with PARAMD_TEST_GPU=1 in the environment, the first real one.
  *
  * Failures are failures of the test that runs; without a real GPU where one is wanted the process
  * says why and ends with 77, which is "skipped".

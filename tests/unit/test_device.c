@@ -1,6 +1,6 @@
 /*
- * Goal: settings of devices are read as they are written, and a device that is not there is an error
- * that says what is missing and what to do.
+ * Goal: settings of devices are read as they are written, and a device that is not there is an
+ * error that says what is missing and what to do.
  *
  * Method: lists in a table; the emulated GPU's two devices for lists of what is there; a program of
  * its own (fork) for each backend that cannot be loaded, as one is loaded once.

@@ -1,10 +1,10 @@
 /*
- * Goal: operands of matrix products are rounded to 16 bits as IEEE 754 and bfloat16 say: to nearest,
- * ties to even, with subnormal numbers, infinities and NaN.
+ * Goal: operands of matrix products are rounded to 16 bits as IEEE 754 and bfloat16 say: to
+ * nearest, ties to even, with subnormal numbers, infinities and NaN.
  *
  * Method: products of one number with 1, in bf16 and fp16, on the GPU that
- * tests/support/test_device.h names: of numbers around every edge, and of random bits. The reference
- * for fp16 is the compiler's _Float16; for bf16 it is the nearer of the two neighbours.
+ * tests/support/test_device.h names: of numbers around every edge, and of random bits. The
+ * reference for fp16 is the compiler's _Float16; for bf16 it is the nearer of the two neighbours.
  */
 #include <setjmp.h>
 #include <stdarg.h>

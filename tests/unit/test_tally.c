@@ -189,6 +189,21 @@ static void test_loss_scale(void **state)
     for (uint32_t i = 0; i < 20; i++)
         count(t, step++, true);
     assert_true(tally_loss_scale(t) == 1);
+    /* A checkpoint keeps the scale and how long it has held, not the state. */
+    for (uint32_t i = 0; i < 5; i++)
+        count(t, step++, false);
+    Paramd__Report *kept = travel(t);
+    kept->rank_state.len = 0;
+    struct tally *resumed = make(0, false);
+    tally_restore(resumed, step - 1, kept);
+    paramd__report__free_unpacked(kept, NULL);
+    for (uint32_t i = 0; i < 1995; i++) {
+        assert_true(tally_loss_scale(t) == 1 && tally_loss_scale(resumed) == 1);
+        count(resumed, step, false);
+        count(t, step++, false);
+    }
+    assert_true(tally_loss_scale(t) == 2 && tally_loss_scale(resumed) == 2);
+    tally_destroy(resumed);
     for (uint32_t i = 0; i < 30 * 2000; i++)
         count(t, step++, false);
     assert_true(tally_loss_scale(t) == 0x1p24f);
