@@ -265,7 +265,7 @@ $(B)/paramd-cuda.so: $(CUDA_O)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -shared -Wl,-z,defs -Wl,-z,relro,-z,now -Wl,--exclude-libs,ALL -o $(TEMPORARY) $(CUDA_O) \
 	    $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a)) \
-	    $(addprefix -L,$(CUDA_LIBRARIES)) -Wl,-rpath,'$$ORIGIN/cuda-toolkit/lib' \
+	    $(addprefix -L,$(CUDA_LIBRARIES)) -Wl,-rpath,'$$ORIGIN/cuda-toolkit/lib:$$ORIGIN/../cuda-toolkit/lib' \
 	    $(addprefix -Wl$(comma)-rpath$(comma),$(filter-out build/%,$(CUDA_LIBRARIES))) \
 	    -lcublas -lcublasLt -lstdc++ -ldl -lrt -lpthread $(PLACE)
 

@@ -17,7 +17,6 @@ struct slot {
     const struct batch *of; /* whose arrays it holds, with … */
     uint64_t step;          /* … its step: memory of batches is used again */
     uint32_t rank;
-    uint64_t sent;             /* a number that grows */
     struct batch view;         /* addresses of the device */
     struct batch_table *terms; /* [table_count] view.tables */
     struct compute_cuts *cuts; /* [table_count] */
@@ -27,8 +26,9 @@ struct staging {
     struct device *device;
     const struct model *model;
     uint32_t max_examples, table_count, dense_count;
-    uint64_t sent, allocations;
+    uint64_t allocations;
     struct slot slots[2];
+    const struct slot *opened; /* of the pass that was opened last */
     struct stage values, gradients;
     /* of the pass that was opened last */
     size_t gradient_bytes;
@@ -201,7 +201,8 @@ static struct slot *find_slot(struct staging *s, const struct batch *b)
 
 static enum err send_batch(struct staging *s, const struct batch *b, struct slot **out)
 {
-    struct slot *slot = &s->slots[s->slots[0].sent > s->slots[1].sent];
+    /* Never the one that is computed from. */
+    struct slot *slot = s->opened != &s->slots[0] ? &s->slots[0] : &s->slots[1];
     size_t upload;
     slot->of = NULL;
     for (uint32_t t = 0; t < s->table_count; t++)
@@ -218,7 +219,6 @@ static enum err send_batch(struct staging *s, const struct batch *b, struct slot
     slot->of = b;
     slot->step = b->step;
     slot->rank = b->rank;
-    slot->sent = ++s->sent;
     *out = slot;
     return ERR_NONE;
 }
@@ -321,6 +321,7 @@ enum err staging_open(struct staging *s, const struct batch *b, const struct net
     enum err err = slot == NULL ? send_batch(s, b, &slot) : ERR_NONE;
     if (err != ERR_NONE)
         return err;
+    s->opened = slot;
     slot->of = NULL; /* what comes at the same address may be another batch */
     struct stage stage = s->values;
     s->values = (struct stage){0};

@@ -188,6 +188,8 @@ static void test_steps(void **state)
         bool finite = false;
         assert_int_equal(network_start(n, f[i].batch, FIXTURE_FIRST_EXAMPLE, &v, &g, f[i].logits),
                          ERR_NONE);
+        if (i == 1)
+            assert_int_equal(network_send(n, f[5].batch), ERR_NONE); /* it is not that one */
         for (uint32_t k = 0; i + 1 < STEPS && k < i % 3; k++)
             assert_int_equal(network_send(n, f[i + 1].batch), ERR_NONE);
         assert_int_equal(network_finish(n, &loss, &finite), ERR_NONE);
