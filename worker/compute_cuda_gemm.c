@@ -231,8 +231,15 @@ static cublasStatus_t choose_algorithm(struct cuda_device *d, struct cuda_plan *
     return s;
 }
 
+/* Before an algorithm is chosen too, which looks at how the pointer is aligned. */
+static cublasStatus_t set_bias(struct cuda_plan *p, const float *bias)
+{
+    return cublasLtMatmulDescSetAttribute(p->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                          sizeof bias);
+}
+
 static void plan_init(struct cuda_device *d, struct cuda_plan *p, const struct cuda_plan_key *key,
-                      const struct operand *x, const struct operand *weight)
+                      const struct operand *x, const struct operand *weight, const float *bias)
 {
     cudaDataType_t type = operand_type(d);
     cublasLtEpilogue_t epilogue = key->relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS;
@@ -248,13 +255,16 @@ static void plan_init(struct cuda_device *d, struct cuda_plan *p, const struct c
     if (s == CUBLAS_STATUS_SUCCESS)
         s = cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, key->out, key->n, key->out);
     if (s == CUBLAS_STATUS_SUCCESS)
+        s = set_bias(p, bias);
+    if (s == CUBLAS_STATUS_SUCCESS)
         s = choose_algorithm(d, p);
     if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED)
         check_cublas(d, "choosing an algorithm", s);
 }
 
 static struct cuda_plan *find_plan(struct cuda_device *d, const struct cuda_plan_key *key,
-                                   const struct operand *x, const struct operand *weight)
+                                   const struct operand *x, const struct operand *weight,
+                                   const float *bias)
 {
     for (uint32_t i = 0; i < d->plan_count; i++) {
         const struct cuda_plan_key *k = &d->plans[i].key;
@@ -266,7 +276,7 @@ static struct cuda_plan *find_plan(struct cuda_device *d, const struct cuda_plan
     d->plan_next = (d->plan_next + 1) % CUDA_PLANS;
     d->plan_count += d->plan_count < CUDA_PLANS;
     plan_deinit(p);
-    plan_init(d, p, key, x, weight);
+    plan_init(d, p, key, x, weight, bias);
     return p;
 }
 
@@ -284,16 +294,14 @@ static bool fused(struct cuda_device *d, const struct compute_gemm *g,
         .in = g->in,
         .out = g->out,
         .x_stride = x.stride,
-        .alignment = alignment_of(
-            (const void *)((uintptr_t)x.data | (uintptr_t)weight.data | (uintptr_t)g->y)),
+        .alignment = alignment_of((const void *)((uintptr_t)x.data | (uintptr_t)weight.data |
+                                                 (uintptr_t)g->y | (uintptr_t)a->bias)),
         .relu = a->activation == ACTIVATION_RELU,
     };
-    struct cuda_plan *p = find_plan(d, &key, &x, &weight);
+    struct cuda_plan *p = find_plan(d, &key, &x, &weight, a->bias);
     if (!p->found)
         return false;
-    check_cublas(d, "cublasLtMatmulDescSetAttribute",
-                 cublasLtMatmulDescSetAttribute(p->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                                                &a->bias, sizeof a->bias));
+    check_cublas(d, "linear", set_bias(p, a->bias));
     check_cublas(d, "linear",
                  cublasLtMatmul(d->lt, p->product, &one, weight.data, p->weight, x.data, p->x,
                                 &zero, g->y, p->y, g->y, p->y, &p->algorithm, d->workspace,

@@ -249,13 +249,14 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t,
 }
 
 /* Shapes of an odd number of columns have no way here, so that the way without it is gone too. */
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t product,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t, int,
                                               cublasLtMatmulHeuristicResult_t *found, int *count)
 {
-    if (a->columns != b->rows || c->rows != a->rows || d->columns != b->columns)
+    bool has_bias = product->epilogue == CUBLASLT_EPILOGUE_DEFAULT || product->bias != nullptr;
+    if (!has_bias || a->columns != b->rows || c->rows != a->rows || d->columns != b->columns)
         return CUBLAS_STATUS_INVALID_VALUE;
     bool known = d->rows % 2 == 0 && supported(a->type, a->stride) && supported(b->type, b->stride);
     *count = known;
