@@ -6,6 +6,8 @@
 #include "common/mem.h"
 #include "worker/area.h"
 
+#define COPY_BYTES ((size_t)1 << 20) /* of one piece of work */
+
 /* One piece of memory of the device and its pinned image. */
 struct stage {
     char *there, *here;
@@ -68,6 +70,26 @@ static enum err stage_reserve(struct staging *s, struct stage *stage, size_t siz
     }
     stage->capacity = capacity;
     return ERR_NONE;
+}
+
+struct long_copy {
+    char *to;
+    const char *from;
+    size_t bytes;
+};
+
+static void copy_piece(void *context, uint32_t index, uint32_t thread)
+{
+    const struct long_copy *c = context;
+    size_t first = (size_t)index * COPY_BYTES, left = c->bytes - first;
+    memcpy(c->to + first, c->from + first, left < COPY_BYTES ? left : COPY_BYTES);
+}
+
+/* Rows are many megabytes: more than one core copies in the time of a step. */
+static void copy_long(struct staging *s, void *to, const void *from, size_t bytes)
+{
+    struct long_copy c = {to, from, bytes};
+    pool_run(s->device->pool, (uint32_t)((bytes + COPY_BYTES - 1) / COPY_BYTES), copy_piece, &c);
 }
 
 /* An array in both; count 0: NULL. Copies `from`, if it is given, into the pinned image. */
@@ -246,7 +268,10 @@ static size_t lay_values(struct staging *s, const struct batch *b,
     size_t rows_at = cutter.offset;
     for (uint32_t t = 0; t < s->table_count; t++) {
         s->row_bytes[t] = (size_t)b->tables[t].key_count * schema->tables[t].dim * sizeof(float);
-        s->rows[t] = place(&cutter, stage, values->rows[t], s->row_bytes[t], 1);
+        size_t at = cutter.offset;
+        s->rows[t] = place(&cutter, stage, NULL, s->row_bytes[t], 1);
+        if (s->rows[t] != NULL)
+            copy_long(s, stage->here + at, values->rows[t], s->row_bytes[t]);
     }
     for (uint32_t p = 0; p < s->dense_count; p++)
         s->dense[p] =
@@ -363,8 +388,8 @@ void staging_give(struct staging *s, const struct network_gradients *gradients)
     const char *here = s->gradients.here;
     for (uint32_t t = 0; t < s->table_count; t++)
         if (s->row_bytes[t] > 0)
-            memcpy(gradients->rows[t], here + ((char *)s->row_gradients[t] - s->gradients.there),
-                   s->row_bytes[t]);
+            copy_long(s, gradients->rows[t],
+                      here + ((char *)s->row_gradients[t] - s->gradients.there), s->row_bytes[t]);
     for (uint32_t p = 0; p < s->dense_count; p++)
         memcpy(gradients->dense[p], here + ((char *)s->dense_gradients[p] - s->gradients.there),
                s->model->schema->dense[p].count * sizeof(float));

@@ -14,6 +14,7 @@
 
 #include "common/check.h"
 #include "common/clock.h"
+#include "common/machine.h"
 #include "common/mem.h"
 #include "common/rng.h"
 #include "tests/support/model_job.h"
@@ -333,6 +334,7 @@ int main(int argc, char **argv)
     struct device_options options = {.cuda = true};
     struct device_list list;
     struct device *device = NULL;
+    options.pool = pool_create(machine_cores());
     for (uint32_t i = 0; argc > 2 && i < 4; i++)
         if (strcmp(argv[2], names[i]) == 0)
             options.precision = (enum precision)i;
@@ -356,5 +358,6 @@ int main(int argc, char **argv)
         bench_close(&b);
     }
     device_close(device);
+    pool_destroy(options.pool);
     return 0;
 }

@@ -231,6 +231,27 @@ static void test_no_allocation(void **state)
     fixture_deinit(&many);
 }
 
+/* Megabytes of rows, which several threads copy. */
+static void test_many_rows(void **state)
+{
+    struct model_case c = {
+        .type = MODEL_FM, .dim = 63, .table_count = 1, .slot_count = {3}, .loss = LOSS_LOGISTIC};
+    struct random_batch r = {
+        .seed = seed, .example_count = 40, .key_count = {9000}, .max_terms = 2};
+    struct fixture cpu = {0}, gpu = {0};
+    struct pool *pool = pool_create(3);
+    struct device_options o = {.cuda = true, .pool = pool};
+    struct device *d = NULL;
+    assert_int_equal(device_open(&o, &d), ERR_NONE);
+    double expected = train_on(NULL, &cpu, &c, &r), found = train_on(d, &gpu, &c, &r);
+    assert_true(fabs(expected - found) <= 5e-5 * fabs(expected));
+    compare_fixtures(0, &cpu, &gpu, 5e-5);
+    device_close(d);
+    pool_destroy(pool);
+    fixture_deinit(&cpu);
+    fixture_deinit(&gpu);
+}
+
 /* A loss of 2^k times the size gives the same gradients, but for what overflows. */
 static void test_loss_scale(void **state)
 {
@@ -299,8 +320,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formulas),      cmocka_unit_test(test_beside_cpu),
         cmocka_unit_test(test_narrow),        cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_loss_scale),
-        cmocka_unit_test(test_two_devices),
+        cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_loss_scale),    cmocka_unit_test(test_two_devices),
     };
     test_device_choose();
     seed = test_device_seed();
