@@ -33,7 +33,7 @@ struct staging_options {
 enum err staging_create(const struct staging_options *o, struct staging **out) MUST_CHECK;
 void staging_destroy(struct staging *s); /* accepts NULL */
 
-/* Begins to upload a batch's arrays, unless that was done; in place of another that was not opened. */
+/* Begins to upload a batch's arrays, unless that was done; in place of one that was not opened. */
 enum err staging_send(struct staging *s, const struct batch *b) MUST_CHECK;
 
 /* What the arrays of a pass are on the device; valid until the next staging_open(). */
