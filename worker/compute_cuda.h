@@ -20,7 +20,9 @@
  * Precision  float32: multiplied as such. tf32: products of inputs with 10 bits of fraction. bf16,
  *          fp16: inputs rounded to 16 bits; fp16's gradients need a loss scale. Sums, activations
  *          and everything that is no matrix product are float32 in all of them.
- * Errors   kept when a call fails and given, the first one, by fence().
+ * Errors   kept when a call fails and given, the first one, by fence(). A product that cublasLt
+ *          refuses to join with its bias is no error: it is computed in two calls, and the log says
+ *          so once.
  * Sources  CUDA Runtime API, cuBLAS Library (2.1.4 reproducibility, 3 cublasLt).
  */
 #ifndef PARAMD_WORKER_COMPUTE_CUDA_H
@@ -33,12 +35,13 @@
 #include "worker/compute.h"
 
 /* Grows with every change of what crosses between program and shared object. */
-#define CUDA_BACKEND_VERSION 1u
+#define CUDA_BACKEND_VERSION 2u
 #define CUDA_BACKEND_SYMBOL  "cuda_backend"
 
 /* What the program lends. */
 struct cuda_host {
     enum err (*fail)(enum err code, const char *format, ...) PRINTF_LIKE(2, 3); /* err_set() */
+    void (*warn)(const char *format, ...) PRINTF_LIKE(1, 2);
 };
 
 struct cuda_description {

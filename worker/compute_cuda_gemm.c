@@ -238,6 +238,20 @@ static cublasStatus_t set_bias(struct cuda_plan *p, const float *bias)
                                           sizeof bias);
 }
 
+/* What this cublasLt does not compute in one is computed without it. */
+static bool refused(struct cuda_device *d, const struct cuda_plan *p, cublasStatus_t status)
+{
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE)
+        return false;
+    if (!d->refusal_told)
+        d->host->warn("device cuda:%u: cublasLt refuses a product with bias of [%u][%u] and "
+                      "[%u][%u] (%s): it is computed in two calls, as others of its kind",
+                      d->index, p->key.n, p->key.in, p->key.in, p->key.out,
+                      cublasGetStatusString(status));
+    d->refusal_told = true;
+    return true;
+}
+
 static void plan_init(struct cuda_device *d, struct cuda_plan *p, const struct cuda_plan_key *key,
                       const struct operand *x, const struct operand *weight, const float *bias)
 {
@@ -258,7 +272,7 @@ static void plan_init(struct cuda_device *d, struct cuda_plan *p, const struct c
         s = set_bias(p, bias);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = choose_algorithm(d, p);
-    if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED)
+    if (!refused(d, p, s))
         check_cublas(d, "choosing an algorithm", s);
 }
 
@@ -302,11 +316,14 @@ static bool fused(struct cuda_device *d, const struct compute_gemm *g,
     if (!p->found)
         return false;
     check_cublas(d, "linear", set_bias(p, a->bias));
-    check_cublas(d, "linear",
-                 cublasLtMatmul(d->lt, p->product, &one, weight.data, p->weight, x.data, p->x,
-                                &zero, g->y, p->y, g->y, p->y, &p->algorithm, d->workspace,
-                                CUDA_WORKSPACE_BYTES, d->stream));
-    return true;
+    cublasStatus_t s =
+        cublasLtMatmul(d->lt, p->product, &one, weight.data, p->weight, x.data, p->x, &zero, g->y,
+                       p->y, g->y, p->y, &p->algorithm, d->workspace, CUDA_WORKSPACE_BYTES,
+                       d->stream);
+    p->found = !refused(d, p, s);
+    if (p->found)
+        check_cublas(d, "linear", s);
+    return p->found;
 }
 
 /* cublasLt's ReLU makes 0 of NaN, where the CPU's keeps it. */

@@ -49,6 +49,7 @@ struct cuda_device {
     void *workspace;
     struct cuda_narrow narrow[2]; /* operands of 16 bits */
     struct cuda_plan plans[CUDA_PLANS];
+    bool refusal_told; /* that cublasLt has no way: said once */
     uint32_t plan_count, plan_next;
 };
 

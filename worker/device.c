@@ -2,11 +2,14 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/check.h"
+#include "common/log.h"
 #include "common/mem.h"
 #include "common/str.h"
 #include "worker/compute_cuda.h"
@@ -14,7 +17,17 @@
 
 /* ---- the shared object ----------------------------------------------------------------------- */
 
-static const struct cuda_host host = {.fail = err_set};
+static void warn(const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    log_warn("device", "%s", text);
+}
+
+static const struct cuda_host host = {.fail = err_set, .warn = warn};
 
 static struct {
     pthread_mutex_t lock;

@@ -17,7 +17,7 @@
 namespace emulation
 {
 
-[[noreturn]] static void give_up(const char *why)
+void give_up(const char *why)
 {
     fprintf(stderr, "emulation: %s\n", why);
     abort();

@@ -42,6 +42,9 @@ namespace emulation
 extern dim3 thread, block, block_size, grid_size;
 extern char *shared;
 
+/* Ends the process: something was done that a GPU would not do, or do wrong. */
+[[noreturn]] void give_up(const char *why);
+
 /* Puts work into a stream. */
 void enqueue(cudaStream_t stream, std::function<void()> work);
 

@@ -95,6 +95,9 @@ void run(const task &t)
     }
 }
 
+/* Numbers of examples that cublasLt refuses: when it is asked for a way, or when it is to go it. */
+const uint64_t REFUSED_EARLY = 33, REFUSED_LATE = 40;
+
 bool supported(cudaDataType_t type, int64_t stride)
 {
     return type == CUDA_R_32F || stride % 8 == 0;
@@ -248,15 +251,21 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t,
     return right ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
-/* Shapes of an odd number of columns have no way here, so that the way without it is gone too. */
+/*
+ * Shapes of an odd number of columns, and certain numbers of examples, have no way here, so that
+ * the way without it is gone too. A bias has to be there, as its alignment counts.
+ */
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t product,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t, int,
                                               cublasLtMatmulHeuristicResult_t *found, int *count)
 {
-    bool has_bias = product->epilogue == CUBLASLT_EPILOGUE_DEFAULT || product->bias != nullptr;
-    if (!has_bias || a->columns != b->rows || c->rows != a->rows || d->columns != b->columns)
+    if (product->epilogue != CUBLASLT_EPILOGUE_DEFAULT && product->bias == nullptr)
+        emulation::give_up("an algorithm is asked for before the bias is known");
+    if (d->columns == REFUSED_EARLY)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (a->columns != b->rows || c->rows != a->rows || d->columns != b->columns)
         return CUBLAS_STATUS_INVALID_VALUE;
     bool known = d->rows % 2 == 0 && supported(a->type, a->stride) && supported(b->type, b->stride);
     *count = known;
@@ -273,6 +282,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
                               cudaStream_t stream)
 {
     bool tf32 = product->compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    if (d_layout->columns == REFUSED_LATE)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     if (algorithm->data[0] != d_layout->rows * 1000003 + d_layout->columns)
         return CUBLAS_STATUS_INVALID_VALUE;
     task t = {{a, a_layout->type, a_layout->stride, false, tf32},
