@@ -142,7 +142,8 @@ CUDA_LIBRARIES := $(wildcard $(CUBLAS_HOME)/lib64 $(CUBLAS_HOME)/lib)
 NVCC_FLAGS = -std=c++17 -O3 -fmad=false $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS)) \
              -I. -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter
-CUDA_CFLAGS = $(filter-out -fPIE,$(BASE)) -fPIC -fvisibility=hidden $(OPTIMIZE) $(WARN) -I.
+CUDA_CFLAGS = $(filter-out -fPIE,$(BASE)) -fPIC -fvisibility=hidden $(OPTIMIZE) $(WARN) -I. \
+              -DCUDA_ARCHS='"$(CUDA_ARCHS)"'
 
 # Tests have a GPU that is the host: the backend's own sources, with other headers (tests/emulation). Fibers
 # are nothing that the thread sanitizer knows.
@@ -151,7 +152,7 @@ EMULATION_O := $(CUDA_C:%.c=$(B)/emulation/%.o) $(CUDA_CU:%.cu=$(B)/emulation/%.
                $(EMULATION_CC:%.cc=$(B)/emulation/%.o)
 EMULATION_SO := $(if $(filter tsan,$(BUILD)),,$(B)/tests/paramd-cuda-emulated.so)
 EMULATION_FLAGS = -Itests/emulation -I. -D_GNU_SOURCE $(ARCH) $(FLOAT) -O2 -g -fPIC -fvisibility=hidden \
-                  -Wall -Wextra -Werror -Wno-unused-parameter
+                  -Wall -Wextra -Werror -Wno-unused-parameter -DCUDA_ARCHS='"80 90"'
 CXX := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 
 # ---- rules ----

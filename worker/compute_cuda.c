@@ -1,5 +1,6 @@
 #include "worker/compute_cuda.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -243,6 +244,59 @@ static enum err describe_device(const struct cuda_host *host, uint32_t index,
     return ERR_NONE;
 }
 
+/* Machine code runs on its series from its own number on; PTX of the last on all later GPUs. */
+static bool has_code(const char *archs, int capability)
+{
+    char *end = NULL;
+    int arch = 0;
+    for (; *archs != '\0'; archs = end + strspn(end, " ")) {
+        arch = (int)strtol(archs, &end, 10);
+        bool whole_series = *end == ' ' || *end == '\0'; /* "90a": no other GPU than that */
+        if (arch == capability ||
+            (whole_series && arch / 10 == capability / 10 && arch <= capability))
+            return true;
+        if (!whole_series)
+            arch = INT_MAX;
+        end += strcspn(end, " ");
+    }
+    return arch <= capability;
+}
+
+static enum err not_usable(const struct cuda_host *host, const struct cudaDeviceProp *p)
+{
+    return host->fail(ERR_UNAVAILABLE,
+                      "%s has compute capability %d.%d, and this build machine code for "
+                      "CUDA_ARCHS=\"%s\" and what is newer; build with CUDA_ARCHS=\"%d%d ...\", or "
+                      "set device: cpu",
+                      p->name, p->major, p->minor, CUDA_ARCHS, p->major, p->minor);
+}
+
+static enum err device_usable(const struct cuda_host *host, uint32_t index)
+{
+    struct cudaDeviceProp p;
+    cudaError_t status = cudaGetDeviceProperties(&p, (int)index);
+    if (status != cudaSuccess)
+        return failed(host, ERR_UNAVAILABLE, "asking for the GPU's properties", status);
+    return has_code(CUDA_ARCHS, 10 * p.major + p.minor) ? ERR_NONE : not_usable(host, &p);
+}
+
+/* By asking the runtime for a kernel, which the number above only foretells. */
+static enum err probe(struct cuda_device *d)
+{
+    struct cudaDeviceProp p;
+    cudaError_t status = cudaSetDevice((int)d->index);
+    if (status != cudaSuccess)
+        return failed(d->host, ERR_UNAVAILABLE, "opening the GPU", status);
+    status = (cudaError_t)kernel_usable();
+    if (status == cudaSuccess)
+        return ERR_NONE;
+    (void)cudaGetLastError(); /* it would be taken for a launch's */
+    if (status == cudaErrorNoKernelImageForDevice &&
+        cudaGetDeviceProperties(&p, (int)d->index) == cudaSuccess)
+        return not_usable(d->host, &p);
+    return failed(d->host, ERR_UNAVAILABLE, "looking for machine code for the GPU", status);
+}
+
 static enum err open_streams(struct cuda_device *d)
 {
     cudaError_t status = cudaSetDevice((int)d->index);
@@ -274,7 +328,9 @@ static enum err open_device(const struct cuda_host *host, uint32_t index, enum p
     d->precision = precision;
     memcpy(d->bus, what.bus, sizeof d->bus);
     snprintf(d->family, sizeof d->family, "%s, %s", what.name, cuda_backend()->build);
-    err = open_streams(d);
+    err = probe(d);
+    if (err == ERR_NONE)
+        err = open_streams(d);
     if (err == ERR_NONE)
         err = cuda_gemm_open(d);
     if (err != ERR_NONE) {
@@ -323,6 +379,7 @@ const struct cuda_backend *cuda_backend(void)
         .version = CUDA_BACKEND_VERSION,
         .build = build,
         .count = count_devices,
+        .usable = device_usable,
         .describe = describe_device,
         .open = open_device,
         .usage = device_usage,

@@ -63,6 +63,8 @@ struct cuda_backend {
     const char *build; /* "cuda 13.0 cublas 13.1.0" */
     /* ERR_UNAVAILABLE: no driver, or one that is too old, or no GPU; the text says which. */
     enum err (*count)(const struct cuda_host *host, uint32_t *count_out);
+    /* ERR_UNAVAILABLE: there is no machine code for this GPU, as far as its number tells. */
+    enum err (*usable)(const struct cuda_host *host, uint32_t index);
     enum err (*describe)(const struct cuda_host *host, uint32_t index,
                          struct cuda_description *out);
     enum err (*open)(const struct cuda_host *host, uint32_t index, enum precision precision,

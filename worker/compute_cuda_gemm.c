@@ -316,10 +316,9 @@ static bool fused(struct cuda_device *d, const struct compute_gemm *g,
     if (!p->found)
         return false;
     check_cublas(d, "linear", set_bias(p, a->bias));
-    cublasStatus_t s =
-        cublasLtMatmul(d->lt, p->product, &one, weight.data, p->weight, x.data, p->x, &zero, g->y,
-                       p->y, g->y, p->y, &p->algorithm, d->workspace, CUDA_WORKSPACE_BYTES,
-                       d->stream);
+    cublasStatus_t s = cublasLtMatmul(d->lt, p->product, &one, weight.data, p->weight, x.data, p->x,
+                                      &zero, g->y, p->y, g->y, p->y, &p->algorithm, d->workspace,
+                                      CUDA_WORKSPACE_BYTES, d->stream);
     p->found = !refused(d, p, s);
     if (p->found)
         check_cublas(d, "linear", s);

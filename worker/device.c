@@ -171,12 +171,16 @@ enum err device_count(uint32_t *count_out)
 
 static enum err find_gpus(const char *text, const struct device_list *list)
 {
+    const struct cuda_backend *backend;
     uint32_t count = 0;
-    enum err err = device_count(&count);
+    enum err err = load(&backend);
+    if (err == ERR_NONE)
+        err = backend->count(&host, &count);
     for (uint32_t i = 0; err == ERR_NONE && i < list->count; i++)
-        if (list->indexes[i] >= count)
-            err = err_set(ERR_UNAVAILABLE, "there is no GPU %u: the driver sees %u, from 0 on",
-                          list->indexes[i], count);
+        err = list->indexes[i] < count
+                  ? backend->usable(&host, list->indexes[i])
+                  : err_set(ERR_UNAVAILABLE, "there is no GPU %u: the driver sees %u, from 0 on",
+                            list->indexes[i], count);
     return err == ERR_NONE ? err : err_prefix(err, "device %s", text);
 }
 

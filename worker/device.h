@@ -9,7 +9,8 @@
  *
  * Threads  parsing and finding: any. A device belongs to one thread at a time.
  * Errors   ERR_INPUT: no such setting, or a precision that the device has not. ERR_UNAVAILABLE: no
- *          backend, no driver, no such GPU; the text says which, and what to do.
+ *          backend, no driver, no such GPU, or one that the backend was not built for; the text
+ *          says which, and what to do.
  */
 #ifndef PARAMD_WORKER_DEVICE_H
 #define PARAMD_WORKER_DEVICE_H
@@ -33,7 +34,7 @@ struct device_list {
 
 /* What the setting says, as far as text can tell: "auto" is the processor, and *is_auto_out. */
 enum err device_list_parse(const char *text, struct device_list *out, bool *is_auto_out) MUST_CHECK;
-/* The same for this machine: every GPU of the list is there. */
+/* The same for this machine: every GPU of the list is there, and the backend is built for it. */
 enum err device_list_find(const char *text, struct device_list *out) MUST_CHECK;
 
 /* GPUs that the driver sees. */

@@ -35,6 +35,9 @@ struct kernel_stream {
 extern "C" {
 #endif
 
+/* The runtime's error, 0 for none: is there machine code, or PTX, for the current GPU? */
+int kernel_usable(void);
+
 void kernel_activate(struct kernel_stream k, const struct compute_activate *a);
 void kernel_activate_back(struct kernel_stream k, const struct compute_activate_back *a);
 void kernel_column_sums(struct kernel_stream k, const struct compute_columns *c);

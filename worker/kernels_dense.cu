@@ -28,6 +28,12 @@ KERNEL activate_kernel(struct compute_activate a)
     }
 }
 
+int kernel_usable(void)
+{
+    cudaFuncAttributes attributes;
+    return (int)cudaFuncGetAttributes(&attributes, (const void *)activate_kernel);
+}
+
 void kernel_activate(struct kernel_stream k, const struct compute_activate *a)
 {
     if (a->activation == ACTIVATION_NONE && a->bias == NULL && a->x == a->y)

@@ -326,6 +326,20 @@ static void run_everything()
     close_memory();
 }
 
+static int capability()
+{
+    const char *given = getenv("PARAMD_EMULATED_CAPABILITY");
+    return given != nullptr ? atoi(given) : 90;
+}
+
+/* What cudaGetLastError() gives. */
+static thread_local cudaError_t last_error;
+
+static cudaError_t failure(cudaError_t error)
+{
+    return last_error = error;
+}
+
 static bool is_pinned(const void *memory)
 {
     auto at = pinned.upper_bound((char *)memory);
@@ -356,7 +370,15 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     strcpy(p->name, "emulated GPU");
     p->totalGlobalMem = ARENA;
     p->multiProcessorCount = 1;
+    p->major = capability() / 10;
+    p->minor = capability() % 10;
     return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *)
+{
+    out->numRegs = 32;
+    return capability() >= 80 ? cudaSuccess : failure(cudaErrorNoKernelImageForDevice);
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char *bus, int size, int device)
@@ -371,7 +393,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
         arena = (char *)mmap(nullptr, ARENA, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED || bytes > ARENA)
-        return cudaErrorMemoryAllocation;
+        return failure(cudaErrorMemoryAllocation);
     size_t room = room_of(bytes);
     char *at;
     auto kept = spare.find(room);
@@ -380,7 +402,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
         spare.erase(kept);
     } else {
         if (arena_used + room > ARENA)
-            return cudaErrorMemoryAllocation;
+            return failure(cudaErrorMemoryAllocation);
         at = arena + arena_used;
         arena_used += room;
     }
@@ -513,7 +535,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaGetLastError(void)
 {
-    return cudaSuccess;
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
 }
 
 const char *cudaGetErrorName(cudaError_t error)

@@ -16,6 +16,9 @@
  *           alone, and meet there; if some of them never come, the process ends with a message.
  *           Those of LAUNCH run one after the other.
  *
+ * Settings  PARAMD_EMULATED_CAPABILITY=75: a GPU of that compute capability; kernels are there from
+ *           80 on.
+ *
  * It cannot show: races within a launch, what a GPU's own rounding differs in (none is used),
  * speed.
  */

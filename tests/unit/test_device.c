@@ -81,6 +81,42 @@ static void test_found(void **state)
     mem_free(name);
 }
 
+/* Kernels are there for 8.0 and 9.0, and in PTX for what comes later. */
+static void test_no_machine_code(void **state)
+{
+    static const struct {
+        const char *capability;
+        bool good;
+    } cases[] = {{"75", false}, {"80", true},  {"89", true}, {"90", true},
+                 {"103", true}, {"120", true}, {"61", false}};
+    struct device_options o = {.cuda = true};
+    struct device_list list;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct device *d = NULL;
+        enum err expected = cases[i].good ? ERR_NONE : ERR_UNAVAILABLE;
+        setenv("PARAMD_EMULATED_CAPABILITY", cases[i].capability, 1);
+        assert_int_equal(device_list_find("auto", &list), ERR_NONE);
+        assert_int_equal(list.cuda, cases[i].good);
+        assert_int_equal(device_list_find("cuda:1", &list), expected);
+        assert_int_equal(device_open(&o, &d), expected);
+        if (!cases[i].good) {
+            assert_non_null(strstr(err_text(), "emulated GPU has compute capability "));
+            assert_non_null(strstr(err_text(), "CUDA_ARCHS=\"80 90\""));
+        }
+        device_close(d);
+    }
+    /* What was asked in vain is not taken for a failure of what comes next. */
+    unsetenv("PARAMD_EMULATED_CAPABILITY");
+    struct device *d = test_device_open(PRECISION_FLOAT32);
+    float *x = d->compute->alloc(d, sizeof *x);
+    struct compute_copy zero = {.n = 1, .width = 1, .y = x};
+    assert_non_null(x);
+    d->compute->copy(d, &zero);
+    assert_int_equal(d->compute->fence(d), ERR_NONE);
+    d->compute->free(d, x);
+    device_close(d);
+}
+
 static void test_precision_of_cpu(void **state)
 {
     struct device *d = NULL;
@@ -126,6 +162,7 @@ int main(void)
         cmocka_unit_test(test_lists),
         cmocka_unit_test(test_not_loaded),
         cmocka_unit_test(test_found),
+        cmocka_unit_test(test_no_machine_code),
         cmocka_unit_test(test_precision_of_cpu),
     };
     unsetenv("PARAMD_TEST_GPU");
