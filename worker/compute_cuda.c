@@ -26,7 +26,7 @@ static enum err failed(const struct cuda_host *host, enum err code, const char *
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 /* Calls of a device are of whatever thread owns it, and CUDA keeps the current device by thread. */
-static void make_current(struct cuda_device *d)
+void cuda_make_current(struct cuda_device *d)
 {
     cuda_check(d, "cudaSetDevice", cudaSetDevice((int)d->index));
 }
@@ -34,7 +34,7 @@ static void make_current(struct cuda_device *d)
 void *cuda_alloc(struct cuda_device *d, size_t bytes)
 {
     void *memory = NULL;
-    make_current(d);
+    cuda_make_current(d);
     cudaError_t status = cudaMalloc(&memory, bytes > 0 ? bytes : 1);
     if (status != cudaSuccess) {
         (void)cudaGetLastError(); /* it would be taken for a launch's */
@@ -56,7 +56,7 @@ static void *memory_alloc(struct device *device, size_t bytes)
 static void memory_free(struct device *device, void *memory)
 {
     struct cuda_device *d = cuda_of(device);
-    make_current(d);
+    cuda_make_current(d);
     if (memory != NULL)
         cuda_check(d, "cudaFree", cudaFree(memory));
 }
@@ -65,7 +65,7 @@ static void *memory_host_alloc(struct device *device, size_t bytes)
 {
     struct cuda_device *d = cuda_of(device);
     void *memory = NULL;
-    make_current(d);
+    cuda_make_current(d);
     cudaError_t status = cudaHostAlloc(&memory, bytes > 0 ? bytes : 1, cudaHostAllocDefault);
     if (status == cudaSuccess)
         return memory;
@@ -78,7 +78,7 @@ static void *memory_host_alloc(struct device *device, size_t bytes)
 static void memory_host_free(struct device *device, void *memory)
 {
     struct cuda_device *d = cuda_of(device);
-    make_current(d);
+    cuda_make_current(d);
     if (memory != NULL)
         cuda_check(d, "cudaFreeHost", cudaFreeHost(memory));
 }
@@ -88,7 +88,7 @@ static void memory_host_free(struct device *device, void *memory)
 static void memory_upload(struct device *device, void *to, const void *from, size_t bytes)
 {
     struct cuda_device *d = cuda_of(device);
-    make_current(d);
+    cuda_make_current(d);
     if (bytes > 0)
         cuda_check(d, "upload",
                    cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->copies));
@@ -97,7 +97,7 @@ static void memory_upload(struct device *device, void *to, const void *from, siz
 static void memory_join(struct device *device)
 {
     struct cuda_device *d = cuda_of(device);
-    make_current(d);
+    cuda_make_current(d);
     cuda_check(d, "cudaEventRecord", cudaEventRecord(d->uploaded, d->copies));
     cuda_check(d, "cudaStreamWaitEvent", cudaStreamWaitEvent(d->stream, d->uploaded, 0));
 }
@@ -105,6 +105,7 @@ static void memory_join(struct device *device)
 static void memory_download(struct device *device, void *to, const void *from, size_t bytes)
 {
     struct cuda_device *d = cuda_of(device);
+    cuda_make_current(d);
     if (bytes > 0)
         cuda_check(d, "download",
                    cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream));
@@ -113,7 +114,7 @@ static void memory_download(struct device *device, void *to, const void *from, s
 static enum err memory_fence(struct device *device)
 {
     struct cuda_device *d = cuda_of(device);
-    make_current(d);
+    cuda_make_current(d);
     cuda_check(d, "computing", cudaStreamSynchronize(d->stream));
     if (d->failure[0] == '\0')
         return ERR_NONE;
@@ -128,6 +129,7 @@ static enum err memory_fence(struct device *device)
     static void cuda_##NAME(struct device *device, const struct compute_##TYPE *what)              \
     {                                                                                              \
         struct cuda_device *d = cuda_of(device);                                                   \
+        cuda_make_current(d);                                                                      \
         kernel_##NAME((struct kernel_stream){d->stream, d->scratch}, what);                        \
         cuda_check(d, #NAME, cudaGetLastError());                                                  \
     }
@@ -156,6 +158,7 @@ OPERATION(loss, loss)
 static void cuda_check_numbers(struct device *device, const struct compute_check *what)
 {
     struct cuda_device *d = cuda_of(device);
+    cuda_make_current(d);
     kernel_check((struct kernel_stream){d->stream, d->scratch}, what);
     cuda_check(d, "check", cudaGetLastError());
 }
@@ -344,7 +347,7 @@ static enum err open_device(const struct cuda_host *host, uint32_t index, enum p
 static void cuda_close(struct device *device)
 {
     struct cuda_device *d = cuda_of(device);
-    make_current(d);
+    cuda_make_current(d);
     if (d->stream != NULL)
         (void)cudaStreamSynchronize(d->stream);
     if (d->copies != NULL)
@@ -364,7 +367,7 @@ static enum err device_usage(struct device *device, struct cuda_usage *out)
 {
     struct cuda_device *d = cuda_of(device);
     size_t left = 0, total = 0;
-    make_current(d);
+    cuda_make_current(d);
     cudaError_t status = cudaMemGetInfo(&left, &total);
     if (status != cudaSuccess)
         return failed(d->host, ERR_IO, "asking for the GPU's memory", status);

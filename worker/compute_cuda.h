@@ -35,7 +35,7 @@
 #include "worker/compute.h"
 
 /* Grows with every change of what crosses between program and shared object. */
-#define CUDA_BACKEND_VERSION 2u
+#define CUDA_BACKEND_VERSION 3u
 #define CUDA_BACKEND_SYMBOL  "cuda_backend"
 
 /* What the program lends. */

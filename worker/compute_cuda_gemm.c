@@ -125,6 +125,7 @@ static void multiply(struct cuda_device *d, const char *what, const struct produ
 void cuda_gemm_forward(struct device *device, const struct compute_gemm *g)
 {
     struct cuda_device *d = cuda_of(device);
+    cuda_make_current(d);
     struct product p = {
         .left = operand_make(d, 0, g->x, g->n, g->in, x_stride(g)),
         .right = operand_make(d, 1, g->weight, g->in, g->out, g->out),
@@ -140,6 +141,7 @@ void cuda_gemm_forward(struct device *device, const struct compute_gemm *g)
 void cuda_gemm_input(struct device *device, const struct compute_gemm *g)
 {
     struct cuda_device *d = cuda_of(device);
+    cuda_make_current(d);
     struct product p = {
         .left = operand_make(d, 0, g->y_gradient, g->n, g->out, g->out),
         .right = operand_make(d, 1, g->weight, g->in, g->out, g->out),
@@ -157,6 +159,7 @@ void cuda_gemm_input(struct device *device, const struct compute_gemm *g)
 void cuda_gemm_weight(struct device *device, const struct compute_gemm *g)
 {
     struct cuda_device *d = cuda_of(device);
+    cuda_make_current(d);
     if (g->n == 0) {
         cuda_check(d, "gemm_weight",
                    cudaMemsetAsync(g->weight_gradient, 0, (size_t)g->in * g->out * sizeof(float),
@@ -331,6 +334,7 @@ void cuda_linear(struct device *device, const struct compute_gemm *g,
 {
     struct cuda_device *d = cuda_of(device);
     struct compute_activate rest = *a;
+    cuda_make_current(d);
     if (g->n == 0)
         return;
     if (a->bias != NULL && fused(d, g, a)) {

@@ -60,6 +60,8 @@ static inline struct cuda_device *cuda_of(struct device *d)
 
 /* Notes a failure of `what`, unless one is noted already. */
 void cuda_check(struct cuda_device *d, const char *what, cudaError_t status);
+/* CUDA keeps the current device by thread: before each call that means this one. */
+void cuda_make_current(struct cuda_device *d);
 /* Percent of the GPU at this bus, lately; CUDA_NOT_KNOWN: NVML does not say. */
 uint32_t cuda_utilization(const char *bus);
 void *cuda_alloc(struct cuda_device *d, size_t bytes); /* NULL: err_set() is done */

@@ -6,7 +6,8 @@
 
 /* ---- sums over columns: of chunks of rows, then of chunks ------------------------------------ */
 
-#define CHUNK_ROWS 512u
+#define CHUNK_ROWS  512u
+#define CUT_COLUMNS (64u << 10) /* of one launch: 16 chunks of them fit into the scratch memory */
 
 struct two {
     float a, b;
@@ -32,8 +33,9 @@ struct gain_values {
     }
 };
 
+/* `width` columns from `first` on. */
 struct column_cut {
-    uint32_t n, width, chunk_rows, chunks;
+    uint32_t n, first, width, chunk_rows, chunks;
 };
 
 /* part: [chunks][width] of both sums. A block: WARP columns, ROWS rows side by side. */
@@ -47,7 +49,7 @@ template <typename values> KERNEL columns_kernel(struct column_cut cut, values v
     two sum = {0, 0};
     if (column < cut.width) {
         for (uint32_t row = first + from; row < end; row += ROWS) {
-            two value = v.at(row, column);
+            two value = v.at(row, cut.first + column);
             sum.a += value.a;
             sum.b += value.b;
         }
@@ -73,27 +75,44 @@ KERNEL chunks_kernel(struct column_cut cut, const two *part, float *a, float *b)
             sum.a += value.a;
             sum.b += value.b;
         }
-        a[column] = sum.a;
+        a[cut.first + column] = sum.a;
         if (b != NULL)
-            b[column] = sum.b;
+            b[cut.first + column] = sum.b;
     }
+}
+
+template <typename values>
+static void sum_some_columns(struct kernel_stream k, struct column_cut cut, values v, float *a,
+                             float *b)
+{
+    two *part = (two *)k.scratch;
+    cut.chunk_rows = CHUNK_ROWS;
+    cut.chunks = ceil_div(cut.n, cut.chunk_rows);
+    while (cut.chunks > 65535u ||
+           (uint64_t)cut.chunks * cut.width * sizeof(two) > KERNEL_SCRATCH_BYTES) {
+        cut.chunk_rows *= 2;
+        cut.chunks = ceil_div(cut.n, cut.chunk_rows);
+    }
+    dim3 blocks(ceil_div(cut.width, WARP), cut.chunks);
+    LAUNCH_BLOCKS(columns_kernel<values>, blocks, KERNEL_THREADS, KERNEL_THREADS * sizeof(two), k,
+                  cut, v, part);
+    LAUNCH(chunks_kernel, blocks_for(cut.width), KERNEL_THREADS, k, cut, part, a, b);
 }
 
 template <typename values>
 static void sum_columns(struct kernel_stream k, uint32_t n, uint32_t width, values v, float *a,
                         float *b)
 {
-    struct column_cut cut = {n, width, CHUNK_ROWS, ceil_div(n, CHUNK_ROWS)};
-    while (cut.chunks > 65535u ||
-           (uint64_t)cut.chunks * width * sizeof(two) > KERNEL_SCRATCH_BYTES) {
-        cut.chunk_rows *= 2;
-        cut.chunks = ceil_div(n, cut.chunk_rows);
+    for (uint32_t done = 0; done < width; done += CUT_COLUMNS) {
+        uint32_t left = width - done;
+        struct column_cut cut = {};
+        cut.n = n;
+        cut.first = done;
+        cut.width = left < CUT_COLUMNS ? left : CUT_COLUMNS;
+        sum_some_columns(k, cut, v, a, b);
+        if (left < CUT_COLUMNS)
+            return; /* `done` would overflow near 2^32 */
     }
-    two *part = (two *)k.scratch;
-    dim3 blocks(ceil_div(width, WARP), cut.chunks);
-    LAUNCH_BLOCKS(columns_kernel<values>, blocks, KERNEL_THREADS, KERNEL_THREADS * sizeof(two), k,
-                  cut, v, part);
-    LAUNCH(chunks_kernel, blocks_for(width), KERNEL_THREADS, k, cut, part, a, b);
 }
 
 void kernel_column_sums(struct kernel_stream k, const struct compute_columns *c)

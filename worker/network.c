@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/mem.h"
 #include "worker/area.h"
 #include "worker/compute.h"
@@ -144,11 +145,21 @@ enum err network_create(const struct network_options *o, struct network **out)
     return ERR_NONE;
 }
 
+/* Of a pass that was not finished, or a batch that was sent, something may be on its way. */
+static void settle(struct network *n)
+{
+    n->compute->join(n->device);
+    if (n->compute->fence(n->device) != ERR_NONE)
+        log_warn("network", "a pass that nobody waited for failed: %s", err_text());
+}
+
 void network_destroy(struct network *n)
 {
     if (n == NULL)
         return;
     const struct compute *c = n->compute;
+    if (!c->shares_memory)
+        settle(n);
     for (uint32_t i = 0; n->layers != NULL && i < n->model->layer_count; i++) {
         c->free(n->device, n->layers[i].out);
         c->free(n->device, n->layers[i].scratch);

@@ -56,6 +56,7 @@ static enum err stage_reserve(struct staging *s, struct stage *stage, size_t siz
     if (size <= stage->capacity)
         return ERR_NONE;
     const struct compute *c = s->device->compute;
+    c->join(s->device); /* a fence alone waits for operations, not for uploads */
     enum err err = c->fence(s->device);
     if (err != ERR_NONE)
         return err;

@@ -31,7 +31,7 @@ struct staging_options {
     uint32_t max_examples;
 };
 enum err staging_create(const struct staging_options *o, struct staging **out) MUST_CHECK;
-void staging_destroy(struct staging *s); /* accepts NULL */
+void staging_destroy(struct staging *s); /* accepts NULL; nothing may be on its way */
 
 /* Begins to upload a batch's arrays, unless that was done; in place of one that was not opened. */
 enum err staging_send(struct staging *s, const struct batch *b) MUST_CHECK;

@@ -90,9 +90,16 @@ using namespace emulation;
 
 /* ---- streams --------------------------------------------------------------------------------- */
 
+/* Of a copy: what it reads and writes. */
+struct piece {
+    std::function<void()> work;
+    const char *from, *to;
+    size_t bytes;
+};
+
 struct CUstream_st {
-    std::deque<std::function<void()>> queue;
-    bool running = false;
+    std::deque<piece> queue;
+    int device;
 };
 
 struct CUevent_st {
@@ -104,15 +111,16 @@ struct CUevent_st {
 };
 
 static std::vector<cudaStream_t> streams;
+static thread_local int current_device;
 
 namespace emulation
 {
 
 static void run_one(cudaStream_t stream)
 {
-    auto work = std::move(stream->queue.front());
+    piece next = std::move(stream->queue.front());
     stream->queue.pop_front();
-    work();
+    next.work();
 }
 
 static void run_all(cudaStream_t stream)
@@ -136,10 +144,27 @@ static void perhaps_run()
     close_memory();
 }
 
+static void enqueue_piece(cudaStream_t stream, piece next)
+{
+    if (stream->device != current_device)
+        give_up("work for a stream of another device than the current one");
+    stream->queue.push_back(std::move(next));
+    perhaps_run();
+}
+
 void enqueue(cudaStream_t stream, std::function<void()> work)
 {
-    stream->queue.push_back(std::move(work));
-    perhaps_run();
+    enqueue_piece(stream, {std::move(work), nullptr, nullptr, 0});
+}
+
+/* Nobody waits when memory is freed: CUDA may, but does not say that it does. */
+static void check_not_copied(const char *memory, size_t bytes)
+{
+    for (cudaStream_t s : streams)
+        for (const piece &p : s->queue)
+            if ((p.from < memory + bytes && memory < p.from + p.bytes) ||
+                (p.to < memory + bytes && memory < p.to + p.bytes))
+                give_up("memory is freed that a copy has still to read or write");
 }
 
 } // namespace emulation
@@ -282,7 +307,7 @@ static void run_grid(const launch_shape &shape, const std::function<void()> &bod
 {
     static std::vector<double> room;
     if (shape.blocks.x == 0 || shape.blocks.y == 0 || shape.threads == 0 || shape.threads > 1024 ||
-        shape.blocks.y > 65535 || shape.shared_bytes > 48 << 10)
+        shape.blocks.y > 65535 || shape.shared_bytes > 47 << 10)
         give_up("a launch that CUDA would refuse");
     uint64_t count = (uint64_t)shape.blocks.x * shape.blocks.y;
     std::vector<uint64_t> order(count);
@@ -317,15 +342,6 @@ void enqueue_kernel(cudaStream_t stream, const launch_shape &shape, std::functio
 
 /* ---- the runtime's calls --------------------------------------------------------------------- */
 
-static void run_everything()
-{
-    open_memory();
-    for (cudaStream_t s : streams)
-        while (!s->queue.empty())
-            run_one(s);
-    close_memory();
-}
-
 static int capability()
 {
     const char *given = getenv("PARAMD_EMULATED_CAPABILITY");
@@ -359,7 +375,10 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaSetDevice(int device)
 {
-    return device == 0 || device == 1 ? cudaSuccess : cudaErrorInvalidDevice;
+    if (device != 0 && device != 1)
+        return failure(cudaErrorInvalidDevice);
+    current_device = device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
@@ -419,10 +438,10 @@ cudaError_t cudaFree(void *memory)
 {
     if (memory == nullptr)
         return cudaSuccess;
-    run_everything();
     auto at = allocations.find((char *)memory);
     if (at == allocations.end())
         return cudaErrorInvalidValue;
+    check_not_copied(at->first, at->second);
     open_memory();
     check_guard(at->first, at->second);
     fill_with_nan(at->first, at->second);
@@ -444,7 +463,7 @@ cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned)
 
 cudaError_t cudaFreeHost(void *memory)
 {
-    run_everything();
+    check_not_copied((const char *)memory, pinned.at((char *)memory));
     pinned.erase((char *)memory);
     free(memory);
     return cudaSuccess;
@@ -464,10 +483,12 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {
         auto kept =
             std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
-        enqueue(stream, [to, kept] { memcpy(to, kept->data(), kept->size()); });
+        enqueue_piece(stream, {[to, kept] { memcpy(to, kept->data(), kept->size()); }, nullptr,
+                               (const char *)to, bytes});
         return cudaSuccess;
     }
-    enqueue(stream, [to, from, bytes] { memcpy(to, from, bytes); });
+    enqueue_piece(stream, {[to, from, bytes] { memcpy(to, from, bytes); }, (const char *)from,
+                           (const char *)to, bytes});
     if (kind == cudaMemcpyDeviceToHost && !is_pinned(to))
         run_all(stream);
     return cudaSuccess;
@@ -481,7 +502,7 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
-    *stream = new CUstream_st;
+    *stream = new CUstream_st{{}, current_device};
     streams.push_back(*stream);
     return cudaSuccess;
 }

@@ -12,6 +12,9 @@
  * Memory    device memory can be touched only while work of a stream runs; at other times it is
  *           shut, now and then, and a touch ends the process. New memory is full of NaN, as is a
  *           block's shared memory; bytes behind an allocation are looked at when it is freed.
+ *           Memory may not be freed while a copy to or from it waits.
+ * Devices   there are two; what is put into a stream of another device than the thread's current
+ *           one ends the process.
  * Threads   those of LAUNCH_BLOCKS are fibers, which change places at block_sync() and sum_over()
  *           alone, and meet there; if some of them never come, the process ends with a message.
  *           Those of LAUNCH run one after the other.

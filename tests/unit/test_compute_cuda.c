@@ -68,6 +68,7 @@ static void *to_device(struct run *r, const void *from, size_t bytes)
     assert_non_null(there);
     c->upload(r->device, there, from, bytes);
     c->join(r->device);
+    assert_int_equal(c->fence(r->device), ERR_NONE); /* `from` is freed now */
     assert_true(r->input_count < INPUTS);
     r->inputs[r->input_count++] = there;
     return there;

@@ -110,10 +110,100 @@ static void test_refused_products(void **state)
     unlink(path);
 }
 
+/* ---- two devices ----------------------------------------------------------------------------- */
+
+/* By turns, each operation after one of the other device. */
+static void test_two_devices(void **state)
+{
+    struct device *devices[2] = {NULL};
+    float *x[2];
+    uint32_t count = 0;
+    assert_int_equal(device_count(&count), ERR_NONE);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct device_options o = {.cuda = true, .index = count > 1 ? i : 0};
+        assert_int_equal(device_open(&o, &devices[i]), ERR_NONE);
+        x[i] = to_device(devices[i], i, 16);
+    }
+    for (uint32_t kind = 0; kind < 7; kind++) {
+        for (uint32_t i = 0; i < 2; i++) {
+            const struct compute *c = devices[i]->compute;
+            struct compute_gemm g = {.n = 2, .in = 2, .out = 2, .x = x[i], .weight = x[i] + 4};
+            g.y_gradient = g.y = x[i] + 8;
+            g.x_gradient = g.weight_gradient = x[i] + 12;
+            struct compute_activate a = {2, 2, ACTIVATION_RELU, x[i], x[i] + 8, x[i] + 8};
+            struct compute_check check = {x[i], 8, 1, (uint32_t *)(x[i] + 15)};
+            kind == 0   ? c->gemm_forward(devices[i], &g)
+            : kind == 1 ? c->gemm_input(devices[i], &g)
+            : kind == 2 ? c->gemm_weight(devices[i], &g)
+            : kind == 3 ? c->linear(devices[i], &g, &a)
+            : kind == 4 ? c->activate(devices[i], &a)
+            : kind == 5 ? c->check(devices[i], &check)
+                        : mem_free(from_device(devices[i], x[i], 16));
+        }
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(devices[i]->compute->fence(devices[i]), ERR_NONE);
+        devices[i]->compute->free(devices[i], x[i]);
+    }
+    device_close(devices[0]);
+    device_close(devices[1]);
+}
+
+/* ---- what does not fit at once --------------------------------------------------------------- */
+
+/* More columns than the scratch memory holds sums of. */
+static void test_wide(void **state)
+{
+    static const uint32_t widths[] = {65536, 65537, 131100, (1u << 20) + 5};
+    struct device *d = test_device_open(PRECISION_FLOAT32);
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
+        uint32_t n = 3, width = widths[i];
+        float *x = to_device(d, i, (size_t)n * width), *sums = to_device(d, 0, width);
+        struct compute_columns c = {.n = n, .width = width, .x = x, .sums = sums};
+        d->compute->column_sums(d, &c);
+        float *all = from_device(d, x, (size_t)n * width), *found = from_device(d, sums, width);
+        for (uint32_t k = 0; k < width; k++)
+            assert_float_equal(found[k], all[k] + all[width + k] + all[2 * width + k], 1e-6);
+        mem_free(all);
+        mem_free(found);
+        d->compute->free(d, x);
+        d->compute->free(d, sums);
+    }
+    device_close(d);
+}
+
+/* Vectors of an example that fill what a block may have of shared memory, and that do not fit. */
+static void test_long_vectors(void **state)
+{
+    static const uint32_t dims[] = {4000, 4010, 4011, 4050, 4096, 4097};
+    struct device *d = test_device_open(PRECISION_FLOAT32);
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        uint32_t dim = dims[i];
+        struct compute_vectors v = {.n = 1, .count = 3, .dim = dim, .x_stride = 3 * (size_t)dim};
+        float *x = to_device(d, i, v.x_stride);
+        v.x = x;
+        v.y = to_device(d, 0, 3);
+        d->compute->dot(d, &v);
+        float *all = from_device(d, x, v.x_stride), *found = from_device(d, v.y, 3);
+        double expected = 0;
+        for (uint32_t k = 0; k < dim; k++)
+            expected += (double)all[k] * (double)all[dim + k];
+        assert_float_equal(found[0], expected, 1e-3);
+        mem_free(all);
+        mem_free(found);
+        d->compute->free(d, x);
+        d->compute->free(d, v.y);
+    }
+    device_close(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused_products),
+        cmocka_unit_test(test_two_devices),
+        cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_long_vectors),
     };
     test_device_choose();
     seed = test_device_seed();
