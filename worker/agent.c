@@ -227,9 +227,27 @@ static bool is_other_job(const struct agent *a, const Paramd__Control__MemberOrd
     return a->job == NULL || strcmp(a->job->id, o->job) != 0 || a->job->generation != o->generation;
 }
 
+#define EXIT_RESTART 75 /* EX_TEMPFAIL, as where something outside is not there yet */
+
+/*
+ * A GPU has failed so that only another process can use it. The leader knows of the failure once it
+ * orders something else; then whoever started this worker starts it again.
+ */
+static bool has_to_restart(struct agent *a, const Paramd__Control__MemberOrders *o)
+{
+    if (!device_is_lost() || (o->job[0] != '\0' && !is_other_job(a, o)))
+        return false;
+    agent_job_drop(a);
+    log_error("agent", "ends, as this process can use its GPU no more: start it again");
+    end(a, EXIT_RESTART);
+    return true;
+}
+
 /* One step towards what the orders say. */
 static void conduct(struct agent *a, const Paramd__Control__MemberOrders *o)
 {
+    if (!o->shutdown && has_to_restart(a, o))
+        return;
     if (o->job[0] == '\0' || is_other_job(a, o)) {
         if (a->job != NULL)
             log_info("agent", "drops the job job='%s' generation=%llu", a->job->id,

@@ -118,8 +118,14 @@ static enum err memory_fence(struct device *device)
     cuda_check(d, "computing", cudaStreamSynchronize(d->stream));
     if (d->failure[0] == '\0')
         return ERR_NONE;
-    d->host->fail(ERR_IO, "device cuda:%u (%s): %s", d->index, d->family, d->failure);
+    /* After a fault on the GPU each call fails, until the process ends; other failures pass. */
+    bool is_lost = cudaStreamSynchronize(d->stream) != cudaSuccess;
+    (void)cudaGetLastError();
+    d->host->fail(ERR_IO, "device cuda:%u (%s): %s%s", d->index, d->family, d->failure,
+                  is_lost ? "; this process can use the GPU no more, and has to start again" : "");
     d->failure[0] = '\0';
+    if (is_lost)
+        d->host->lost();
     return ERR_IO;
 }
 

@@ -35,13 +35,14 @@
 #include "worker/compute.h"
 
 /* Grows with every change of what crosses between program and shared object. */
-#define CUDA_BACKEND_VERSION 3u
+#define CUDA_BACKEND_VERSION 4u
 #define CUDA_BACKEND_SYMBOL  "cuda_backend"
 
 /* What the program lends. */
 struct cuda_host {
     enum err (*fail)(enum err code, const char *format, ...) PRINTF_LIKE(2, 3); /* err_set() */
     void (*warn)(const char *format, ...) PRINTF_LIKE(1, 2);
+    void (*lost)(void); /* no GPU can be used by this process any more */
 };
 
 struct cuda_description {

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,19 @@ static void warn(const char *format, ...)
     log_warn("device", "%s", text);
 }
 
-static const struct cuda_host host = {.fail = err_set, .warn = warn};
+static atomic_bool lost;
+
+static void lose(void)
+{
+    atomic_store(&lost, true);
+}
+
+bool device_is_lost(void)
+{
+    return atomic_load(&lost);
+}
+
+static const struct cuda_host host = {.fail = err_set, .warn = warn, .lost = lose};
 
 static struct {
     pthread_mutex_t lock;

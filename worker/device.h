@@ -49,6 +49,9 @@ struct device_options {
 enum err device_open(const struct device_options *o, struct device **out) MUST_CHECK;
 void device_close(struct device *d); /* accepts NULL */
 
+/* A GPU failed in a way after which CUDA serves this process no more: it should end. Any thread. */
+bool device_is_lost(void);
+
 /* What bits depend on: "cpu openblas Zen", "cuda NVIDIA H100 …". Freed by mem_free(). */
 char *device_class_text(const struct device_list *list);
 

@@ -348,6 +348,15 @@ static int capability()
     return given != nullptr ? atoi(given) : 90;
 }
 
+/* From then on for ever, as CUDA has it. */
+static bool has_fault()
+{
+    static bool is_lost;
+    const char *file = getenv("PARAMD_EMULATED_FAULT");
+    is_lost = is_lost || (file != nullptr && unlink(file) == 0);
+    return is_lost;
+}
+
 /* What cudaGetLastError() gives. */
 static thread_local cudaError_t last_error;
 
@@ -520,7 +529,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     run_all(stream);
-    return cudaSuccess;
+    return has_fault() ? failure(cudaErrorLaunchFailure) : cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)

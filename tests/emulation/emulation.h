@@ -20,7 +20,8 @@
  *           Those of LAUNCH run one after the other.
  *
  * Settings  PARAMD_EMULATED_CAPABILITY=75: a GPU of that compute capability; kernels are there from
- *           80 on.
+ *           80 on. PARAMD_EMULATED_FAULT=FILE: the process that finds the file removes it,
+ *           and has a GPU that has failed.
  *
  * It cannot show: races within a launch, what a GPU's own rounding differs in (none is used),
  * speed.

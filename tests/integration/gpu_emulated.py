@@ -69,6 +69,18 @@ def resumed(place):
                 result.get("digest") == undisturbed.get("digest"), (undisturbed.get("digest"), result))
 
 
+def faulty(place):
+    """A GPU that fails so that its process can use it no more: that worker starts again, and nothing else changes."""
+    undisturbed = train(place, "--servers", "0", "--set", "device=cuda")
+    fault = place.file("fault", "")
+    code, out, err = run(["run", "-o", "json", "-f", "job.yaml", "--fresh", "--workers", "2", "--set", "device=cuda"],
+                         place.path, env={"PARAMD_EMULATED_FAULT": fault})
+    cases.check("a GPU fails: its worker starts again", code == 0 and not os.path.exists(fault) and
+                "exit code 75" in out + err, (code, out[-300:], err[-600:]))
+    digest = undisturbed.get("digest")
+    cases.check("a GPU fails: the same bits", digest is not None and digest in out, (digest, out[-600:]))
+
+
 def precisions(place):
     reference = train(place, "--servers", "0", "--set", "device=cpu").get("eval", {}).get("log_loss", 0)
     for precision, near in (("float32", 2e-4), ("tf32", 5e-3), ("bf16", 2e-2), ("fp16", 5e-3)):
@@ -100,6 +112,7 @@ def main():
         place.file("train.csv", csv())
         place.file("job.yaml", JOB)
         same_bits(place)
+        faulty(place)
         precisions(place)
         resumed(place)
         refused(place)

@@ -197,6 +197,33 @@ static void test_long_vectors(void **state)
     device_close(d);
 }
 
+/* What fails once leaves the process its GPU; what CUDA then fails for ever does not. */
+static void test_lost(void **state)
+{
+    struct device *d = test_device_open(PRECISION_FLOAT32);
+    if (test_device_is_real())
+        skip();
+    struct compute_gemm bad = {.n = 2, .in = 0, .out = 2};
+    bad.y = to_device(d, 1, 8);
+    bad.x = bad.weight = bad.y;
+    d->compute->gemm_forward(d, &bad); /* cuBLAS refuses it: inner size 0 */
+    assert_int_equal(d->compute->fence(d), ERR_IO);
+    assert_null(strstr(err_text(), "start again"));
+    assert_false(device_is_lost());
+    assert_int_equal(d->compute->fence(d), ERR_NONE);
+    char path[] = "/tmp/test_refused_cuda.XXXXXX";
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    close(file);
+    setenv("PARAMD_EMULATED_FAULT", path, 1);
+    assert_int_equal(d->compute->fence(d), ERR_IO);
+    assert_non_null(strstr(err_text(), "has to start again"));
+    assert_true(device_is_lost());
+    unsetenv("PARAMD_EMULATED_FAULT");
+    d->compute->free(d, bad.y);
+    device_close(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -204,6 +231,7 @@ int main(void)
         cmocka_unit_test(test_two_devices),
         cmocka_unit_test(test_wide),
         cmocka_unit_test(test_long_vectors),
+        cmocka_unit_test(test_lost), /* the last: its GPU stays so */
     };
     test_device_choose();
     seed = test_device_seed();
