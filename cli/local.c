@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #include "cli/store_settings.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/mem.h"
 #include "common/settings.h"
 #include "common/storage.h"
@@ -129,15 +129,10 @@ static struct texts daemon_sets(const struct local *l, const char *name, const c
 
 static char *program_path(const char *program)
 {
-    char self[PATH_MAX];
-    ssize_t size = readlink("/proc/self/exe", self, sizeof self - 1);
-
-    if (size <= 0)
-        return must_strdup(program);
-    self[size] = 0;
-    char *slash = strrchr(self, '/');
-    *slash = 0;
-    return must_format("%s/%s", self, program);
+    char *directory = machine_program_directory();
+    char *path = must_format("%s/%s", directory, program);
+    mem_free(directory);
+    return path;
 }
 
 /* Ours, with what tells a daemon who its parent is, and without what was for us alone. */

@@ -1,5 +1,6 @@
 #include "common/machine.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,4 +92,15 @@ uint64_t machine_memory(void)
     uint64_t bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 1ull << 30;
     uint64_t limit = machine_memory_limit("/proc/self/cgroup", "/sys/fs/cgroup");
     return limit != 0 && limit < bytes ? limit : bytes;
+}
+
+char *machine_program_directory(void)
+{
+    char path[PATH_MAX];
+    ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (size <= 0)
+        return must_strdup(".");
+    path[size] = '\0';
+    *strrchr(path, '/') = '\0';
+    return must_strdup(path);
 }

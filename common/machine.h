@@ -21,5 +21,7 @@ uint64_t machine_memory(void);
 /* The same with the file that names our control groups and the directory where they are mounted;
  * for tests. 0: no limit is set. */
 uint64_t machine_memory_limit(const char *self_cgroup, const char *mount);
+/* Where the program that runs lies, without its name; "." if that cannot be told. To be freed. */
+char *machine_program_directory(void);
 
 #endif

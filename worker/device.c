@@ -11,6 +11,7 @@
 
 #include "common/check.h"
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/mem.h"
 #include "common/str.h"
 #include "worker/compute_cuda.h"
@@ -78,19 +79,6 @@ static enum err open_library(const char *path, const struct cuda_backend **out)
     return err;
 }
 
-/* Where the program is, without its name. */
-static char *program_directory(void)
-{
-    char path[4096];
-    ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (size <= 0)
-        return must_strdup(".");
-    path[size] = '\0';
-    char *slash = strrchr(path, '/');
-    *slash = '\0';
-    return must_strdup(path);
-}
-
 static enum err find_library(const struct cuda_backend **out)
 {
     static const char *const places[] = {"/paramd-cuda.so", "/../paramd-cuda.so",
@@ -98,7 +86,7 @@ static enum err find_library(const struct cuda_backend **out)
     const char *given = getenv("PARAMD_CUDA_BACKEND");
     if (given != NULL && given[0] != '\0')
         return open_library(given, out);
-    char *directory = program_directory(), *path = NULL;
+    char *directory = machine_program_directory(), *path = NULL;
     enum err err = ERR_NOT_FOUND;
     for (size_t i = 0; err == ERR_NOT_FOUND && i < sizeof places / sizeof places[0]; i++) {
         struct str s = {0};

@@ -14,21 +14,22 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/machine.h"
+#include "common/mem.h"
 
 static bool real;
 
 static void choose_emulated(void)
 {
-    char path[4096];
-    ssize_t size = readlink("/proc/self/exe", path, sizeof path - 40);
-    assert_true(size > 0);
-    path[size] = '\0';
-    strcpy(strrchr(path, '/'), "/paramd-cuda-emulated.so");
+    char *directory = machine_program_directory();
+    char *path = must_format("%s/paramd-cuda-emulated.so", directory);
     if (access(path, F_OK) != 0) {
         printf("the emulated GPU is not part of this build\n");
         exit(77);
     }
     setenv("PARAMD_CUDA_BACKEND", path, 1);
+    mem_free(path);
+    mem_free(directory);
 }
 
 void test_device_choose(void)
