@@ -4,6 +4,7 @@
 
 #include "common/fmath.h"
 #include "common/rng.h"
+#include "worker/activation.h"
 
 /*
  * Sums over many numbers have LANES partial sums, number i in lane i % LANES, which are added by
@@ -23,21 +24,6 @@ static inline float lanes_sum(float lanes[LANES])
 }
 
 /* ---- activations ---------------------------------------------------------------------------- */
-
-static inline float activation_of(enum activation activation, float z)
-{
-    switch (activation) {
-    case ACTIVATION_RELU:
-        return z < 0 ? 0.0f : z; /* NaN stays */
-    case ACTIVATION_TANH:
-        return fmath_tanh(z);
-    case ACTIVATION_SIGMOID:
-        return fmath_sigmoid(z);
-    case ACTIVATION_NONE:
-        break;
-    }
-    return z;
-}
 
 static inline void activate_row(enum activation activation, uint32_t width, const float *bias,
                                 float *restrict y)

@@ -1,21 +1,8 @@
 #include "worker/kernels.cuh"
 
-/* ---- activations ----------------------------------------------------------------------------- */
+#include "worker/activation.h"
 
-DEVICE float activation_of(enum activation activation, float z)
-{
-    switch (activation) {
-    case ACTIVATION_RELU:
-        return z < 0 ? 0.0f : z; /* NaN stays */
-    case ACTIVATION_TANH:
-        return fmath_tanh(z);
-    case ACTIVATION_SIGMOID:
-        return fmath_sigmoid(z);
-    case ACTIVATION_NONE:
-        break;
-    }
-    return z;
-}
+/* ---- activations ----------------------------------------------------------------------------- */
 
 KERNEL activate_kernel(struct compute_activate a)
 {
