@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "common/mem.h"
 #include "tests/support/coordinator_job.h"
 
 Paramd__Control__StatusReply *status_of(struct model *m, const char *job, const char *state)
@@ -54,7 +55,7 @@ void finish_long(struct model *m, uint64_t generation, uint32_t recoveries)
     assert_int_equal(s->recoveries, recoveries);
     assert_int_equal(s->step, 60);
     assert_int_equal(s->checkpoint_step, 60);
-    paramd__control__status_reply__free_unpacked(s, NULL);
+    done_with(s);
 }
 
 size_t ranks_of(const struct model_member *p)
@@ -85,4 +86,28 @@ void check_leases(struct model *m)
 uint64_t lease_of(struct model *m, uint32_t rank)
 {
     return member(m, "server-0")->orders->server->leases[rank]->lease;
+}
+
+void stop_job(struct model *m, const char *job, bool checkpoint, bool kill)
+{
+    Paramd__Control__StopRequest r = PARAMD__CONTROL__STOP_REQUEST__INIT;
+    r.job = (char *)job;
+    r.checkpoint = checkpoint;
+    r.kill = kill;
+    assert_int_equal(coordinator_stop(m->c, &r, m->now), ERR_NONE);
+}
+
+char *refusal_of(struct model *m, const char *job)
+{
+    bool pending = true;
+    for (int i = 0; i < TURNS && pending; i++) {
+        model_turn(m);
+        enum err e = coordinator_submitted(m->c, job, &pending);
+        if (e != ERR_NONE) {
+            assert_int_equal(e, ERR_REFUSED);
+            return must_strdup(err_text());
+        }
+    }
+    fail_msg("job '%s' is not refused", job);
+    return NULL;
 }

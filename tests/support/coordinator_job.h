@@ -44,6 +44,10 @@
 Paramd__Control__StatusReply *status_of(struct model *m, const char *job, const char *state);
 void done_with(Paramd__Control__StatusReply *s);
 
+void stop_job(struct model *m, const char *job, bool checkpoint, bool kill);
+/* What whoever submitted it is told; to be freed. */
+char *refusal_of(struct model *m, const char *job);
+
 void assert_contains(const char *text, const char *part);
 
 /* The long job on so many members, some steps along; and to its end, as these numbers say. */

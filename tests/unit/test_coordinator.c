@@ -243,15 +243,6 @@ static void test_checkpoint_now(void **state)
 
 /* ---- stopping ---- */
 
-static void stop(struct model *m, const char *job, bool checkpoint, bool kill)
-{
-    Paramd__Control__StopRequest r = PARAMD__CONTROL__STOP_REQUEST__INIT;
-    r.job = (char *)job;
-    r.checkpoint = checkpoint;
-    r.kill = kill;
-    assert_int_equal(coordinator_stop(m->c, &r, m->now), ERR_NONE);
-}
-
 static void test_stop(void **state)
 {
     struct model m;
@@ -259,7 +250,7 @@ static void test_stop(void **state)
     m.steps_a_turn = 1;
     model_submit(&m, JOB("stop", ""), "");
     assert_true(model_until(&m, "stop", "RUNNING", TURNS));
-    stop(&m, "stop", true, false);
+    stop_job(&m, "stop", true, false);
     Paramd__Control__StatusReply *s = status_of(&m, "stop", "STOPPED");
     assert_string_equal(s->checkpoint, "file:runs/stop/1-5");
     done_with(s);
@@ -270,7 +261,7 @@ static void test_stop(void **state)
 
     model_submit(&m, JOB("stop", ""), "fresh");
     assert_true(model_until(&m, "stop", "RUNNING", TURNS));
-    stop(&m, "stop", false, true);
+    stop_job(&m, "stop", false, true);
     s = status_of(&m, "stop", "STOPPED");
     assert_contains(s->why, "killed");
     done_with(s);

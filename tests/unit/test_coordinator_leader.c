@@ -35,7 +35,7 @@ static void test_takeover_at_any_turn(void **state)
                 ran = true;
                 begun = m.now + m.unix_offset;
             }
-            paramd__control__status_reply__free_unpacked(s, NULL);
+            done_with(s);
         }
         model_new_leader(&m);
         if (!model_until(&m, "job", "DONE", TURNS))
@@ -48,7 +48,7 @@ static void test_takeover_at_any_turn(void **state)
         if (ran && (s->train_seconds > elapsed || s->train_seconds < elapsed - 1))
             fail_msg("taken over after turn %d: trained for %.3f s of %.3f s", when,
                      s->train_seconds, elapsed);
-        paramd__control__status_reply__free_unpacked(s, NULL);
+        done_with(s);
         model_deinit(&m);
     }
 }
@@ -136,7 +136,7 @@ static void test_best_survives(void **state)
         Paramd__Control__StatusReply *s = model_status(&m, "job");
         if (s->checkpoint_step != 20 || model_find(&m, 1, 20) == NULL)
             fail_msg("taken over after turn %d: the result is '%s'", when, s->checkpoint);
-        paramd__control__status_reply__free_unpacked(s, NULL);
+        done_with(s);
         model_deinit(&m);
     }
 }
@@ -184,10 +184,7 @@ static void test_end_is_not_recorded_late(void **state)
     struct model m;
     begin_long(&m, 2, 2);
     m.registry_away = true;
-    Paramd__Control__StopRequest stop = PARAMD__CONTROL__STOP_REQUEST__INIT;
-    stop.job = (char *)"job";
-    stop.kill = true;
-    assert_int_equal(coordinator_stop(m.c, &stop, m.now), ERR_NONE);
+    stop_job(&m, "job", false, true);
     model_turn(&m);
     m.registry_away = false;
     model_submit(&m, LONG_JOB, "auto");
@@ -214,28 +211,16 @@ static void test_end_names_the_checkpoint(void **state)
     assert_true(model_until(&m, "job", "RUNNING", TURNS));
     model_turn(&m);
     m.registry_away = true;
-    Paramd__Control__StopRequest stop = PARAMD__CONTROL__STOP_REQUEST__INIT;
-    stop.job = (char *)"job";
-    stop.checkpoint = true;
-    assert_int_equal(coordinator_stop(m.c, &stop, m.now), ERR_NONE);
+    stop_job(&m, "job", true, false);
     assert_true(model_until(&m, "job", "STOPPED", TURNS));
     uint32_t stored = m.stored_count;
     assert_true(stored > 0);
     m.stored_count = 0;
     m.registry_away = false;
-    Paramd__Control__SubmitRequest r = PARAMD__CONTROL__SUBMIT_REQUEST__INIT;
-    const char *job;
-    r.job_yaml = (char *)LONG_JOB;
-    r.resume_auto = true;
-    assert_int_equal(coordinator_submit(m.c, &r, m.now, &job), ERR_NONE);
-    bool pending = true;
-    for (int i = 0; i < 30 && pending; i++) {
-        model_turn(&m);
-        if (coordinator_submitted(m.c, "job", &pending) != ERR_NONE)
-            pending = false;
-    }
-    assert_int_equal(coordinator_submitted(m.c, "job", &pending), ERR_REFUSED);
-    assert_non_null(strstr(err_text(), "does not list it"));
+    model_submit(&m, LONG_JOB, "auto");
+    char *why = refusal_of(&m, "job");
+    assert_contains(why, "does not list it");
+    mem_free(why);
     m.stored_count = stored;
     model_deinit(&m);
 }

@@ -76,7 +76,7 @@ static void test_share_of_a_lost_worker(void **state)
     for (size_t i = 0; i < s->n_evals; i++)
         if (!s->evals[i]->progressive)
             assert_int_equal(s->evals[i]->examples, 8); /* two of each of four ranks */
-    paramd__control__status_reply__free_unpacked(s, NULL);
+    done_with(s);
     model_deinit(&m);
 }
 
@@ -91,7 +91,7 @@ static void test_all_workers_lost(void **state)
     Paramd__Control__StatusReply *s = model_status(&m, "job");
     assert_string_equal(s->state, "RUNNING");
     assert_non_null(strstr(s->why, "waits for a worker"));
-    paramd__control__status_reply__free_unpacked(s, NULL);
+    done_with(s);
     model_add(&m, "worker-8", false);
     model_add(&m, "worker-9", false);
     finish_long(&m, 1, 0);
@@ -153,7 +153,7 @@ static void test_server_replaced(void **state)
     model_turn(&m);
     Paramd__Control__StatusReply *s = model_status(&m, "job");
     assert_string_not_equal(s->state, "FAILED");
-    paramd__control__status_reply__free_unpacked(s, NULL);
+    done_with(s);
     finish_long(&m, 2, 1);
     assert_true(model_logged(&m, "goes on at step=10 "));
     model_deinit(&m);
@@ -187,7 +187,7 @@ static void test_listing_out_of_date(void **state)
     assert_true(model_until(&m, "job", "FAILED", TURNS));
     Paramd__Control__StatusReply *s = model_status(&m, "job");
     assert_non_null(strstr(s->why, "there is no manifest"));
-    paramd__control__status_reply__free_unpacked(s, NULL);
+    done_with(s);
     model_deinit(&m);
 }
 
@@ -211,7 +211,7 @@ static void test_listing_is_empty(void **state)
     assert_true(model_until(&m, "job", "FAILED", TURNS));
     Paramd__Control__StatusReply *s = model_status(&m, "job");
     assert_non_null(strstr(s->why, "does not list it"));
-    paramd__control__status_reply__free_unpacked(s, NULL);
+    done_with(s);
     m.stored_count = stored;
     model_deinit(&m);
 }
@@ -245,7 +245,7 @@ static void test_loss_at_any_turn(void **state)
                 fail_msg("%s lost after turn %d", who == 0 ? "server" : "worker", when);
             Paramd__Control__StatusReply *s = model_status(&m, "job");
             assert_int_equal(s->checkpoint_step, 60);
-            paramd__control__status_reply__free_unpacked(s, NULL);
+            done_with(s);
             model_deinit(&m);
         }
     }
@@ -274,7 +274,7 @@ static void test_flapping(void **state)
     assert_string_equal(s->state, "FAILED");
     assert_non_null(strstr(s->why, "6 losses in a row"));
     assert_non_null(strstr(s->why, "it was killed"));
-    paramd__control__status_reply__free_unpacked(s, NULL);
+    done_with(s);
     model_deinit(&m);
 }
 

@@ -15,22 +15,6 @@
 #include "common/mem.h"
 #include "tests/support/coordinator_job.h"
 
-/* What whoever submitted it is told; to be freed. */
-static char *refusal_of(struct model *m, const char *job)
-{
-    bool pending = true;
-    for (int i = 0; i < TURNS && pending; i++) {
-        model_turn(m);
-        enum err e = coordinator_submitted(m->c, job, &pending);
-        if (e != ERR_NONE) {
-            assert_int_equal(e, ERR_REFUSED);
-            return must_strdup(err_text());
-        }
-    }
-    fail_msg("job '%s' is not refused", job);
-    return NULL;
-}
-
 static void run_first(struct model *m, const char *name)
 {
     model_init(m, 2, 2);
