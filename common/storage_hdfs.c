@@ -184,15 +184,7 @@ static enum err read_once(const struct hdfs_reader *r, uint64_t offset, struct h
     char *location = NULL;
     str_append_format(&parameters, "&offset=%" PRIu64 "&length=%zu&noredirect=true", offset,
                       data->into_size);
-    q.excludes = excluded->size > 0;
-    if (q.excludes)
-        hdfs_parameter(&parameters, "excludedatanodes", excluded->data);
-    q.parameters = parameters.data;
-    enum err e = hdfs_locate(&q, retry, &location);
-    if (e != ERR_NONE && q.excludes) { /* no other is left: perhaps one of them is back */
-        str_clear(excluded);
-        failure.may_pass = true;
-    }
+    enum err e = hdfs_locate(&q, &parameters, excluded, retry, &location, &failure.may_pass);
     if (e == ERR_NONE) {
         struct http_answer a;
         e = hdfs_data(&q, location, data, &a, &failure);

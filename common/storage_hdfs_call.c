@@ -289,7 +289,7 @@ static enum err take_location(const struct hdfs_call *q, struct span text, char 
     return ERR_NONE;
 }
 
-enum err hdfs_locate(const struct hdfs_call *q, struct retry *r, char **out)
+static enum err locate(const struct hdfs_call *q, struct retry *r, char **out)
 {
     struct http_answer a;
     struct json *j = NULL;
@@ -309,6 +309,20 @@ enum err hdfs_locate(const struct hdfs_call *q, struct retry *r, char **out)
         e = take_location(q, location, out);
     json_destroy(j);
     http_answer_deinit(&a);
+    return e;
+}
+
+enum err hdfs_locate(struct hdfs_call *q, struct str *parameters, struct str *excluded,
+                     struct retry *r, char **out, bool *may_pass_out)
+{
+    q->excludes = excluded->size > 0;
+    if (q->excludes)
+        hdfs_parameter(parameters, "excludedatanodes", excluded->data);
+    q->parameters = parameters->data;
+    enum err e = locate(q, r, out);
+    *may_pass_out = e != ERR_NONE && q->excludes;
+    if (*may_pass_out)
+        str_clear(excluded);
     return e;
 }
 
@@ -353,8 +367,8 @@ void hdfs_exclude(struct str *excluded, const char *location)
     char address[NI_MAXHOST];
     char *name = must_format("%.*s", (int)strcspn(host, ":/?"), host);
     bool has_address = getaddrinfo(name, NULL, &hints, &found) == 0 &&
-                       getnameinfo(found->ai_addr, found->ai_addrlen, address, sizeof address,
-                                   NULL, 0, NI_NUMERICHOST) == 0;
+                       getnameinfo(found->ai_addr, found->ai_addrlen, address, sizeof address, NULL,
+                                   0, NI_NUMERICHOST) == 0;
     if (found != NULL)
         freeaddrinfo(found);
     if (excluded->size > 0)

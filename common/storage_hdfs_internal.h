@@ -70,8 +70,14 @@ struct retry hdfs_retry_begin(void);
  * deinits *out, which is empty on failure.
  */
 enum err hdfs_ask(const struct hdfs_call *q, struct retry *r, struct http_answer *out) MUST_CHECK;
-/* The same, where bytes are concerned: the address of a DataNode; freed with mem_free(). */
-enum err hdfs_locate(const struct hdfs_call *q, struct retry *r, char **out) MUST_CHECK;
+/*
+ * The same, where bytes are concerned: the address of a DataNode that is not `excluded`
+ * (hdfs_exclude()); freed with mem_free(). `parameters`: the call's own, to which that is added.
+ * When no other is left, perhaps one of them is back: `excluded` is emptied then, and
+ * *may_pass_out is true.
+ */
+enum err hdfs_locate(struct hdfs_call *q, struct str *parameters, struct str *excluded,
+                     struct retry *r, char **out, bool *may_pass_out) MUST_CHECK;
 
 /*
  * Asks a DataNode, once. `q` has the method, the body or where the answer goes; the rest is filled

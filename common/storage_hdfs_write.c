@@ -177,15 +177,7 @@ static enum err send_once(struct hdfs_writer *w, struct str *excluded, struct re
     w->temporary = temporary_path(w->name.path);
     q.path = w->temporary;
     str_append(&parameters, "&overwrite=false&noredirect=true");
-    q.excludes = excluded->size > 0;
-    if (q.excludes)
-        hdfs_parameter(&parameters, "excludedatanodes", excluded->data);
-    q.parameters = parameters.data;
-    enum err e = hdfs_locate(&q, r, &location);
-    if (e != ERR_NONE && q.excludes) { /* no other is left: perhaps one of them is back */
-        str_clear(excluded);
-        failure->may_pass = true;
-    }
+    enum err e = hdfs_locate(&q, &parameters, excluded, r, &location, &failure->may_pass);
     if (e == ERR_NONE) {
         pthread_mutex_lock(&w->lock);
         struct http_request request = {
