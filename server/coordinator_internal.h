@@ -223,7 +223,7 @@ struct job_run {
     bool has_begun;
     struct sums latest, epoch_base;
     uint64_t latest_step; /* of `latest`; NO_STEP: no report yet */
-    uint64_t shares[6];   /* of workers that left */
+    Paramd__Control__TimeShares shares; /* of workers that left */
 
     /* checkpoints of this run */
     enum snap_phase snap;
@@ -299,8 +299,9 @@ void job_note_take(struct coordinator *c, struct job_run *j, enum coordinator_lo
  */
 void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_t now);
 void job_release(struct coordinator *c, struct job_run *j, uint64_t now);
-/* Adds what this worker spent to the job's shares of time. */
+/* Adds what this worker spent to the job's shares of time; to these. */
 void keep_shares(struct job_run *j, const struct fellow *f);
+void add_shares(const struct job_run *j, const struct fellow *f, Paramd__Control__TimeShares *to);
 struct coordinator_action *act(struct coordinator *c, enum coordinator_action_kind kind,
                                const struct job_run *j);
 /* The member's state, if it is of this job and generation; else NULL. */

@@ -90,6 +90,7 @@ enum err job_make(const Paramd__Control__SubmitRequest *request, struct job_run 
     j->fresh = request->fresh;
     j->owner = must_strdup(request->owner);
     j->shutdown_at_end = request->shutdown_at_end;
+    paramd__control__time_shares__init(&j->shares);
     j->latest_step = j->newest = j->best_step = j->wanted = j->now_wanted = NO_STEP;
     struct job_source source = {.what = "job", .text = j->yaml, .size = strlen(j->yaml)};
     enum err e = job_parse(&source, &j->job);
@@ -204,15 +205,23 @@ void job_fail_take(struct coordinator *c, struct job_run *j, uint64_t now, char 
     job_end(c, j, JOB_FAILED, now);
 }
 
-void keep_shares(struct job_run *j, const struct fellow *f)
+void add_shares(const struct job_run *j, const struct fellow *f, Paramd__Control__TimeShares *to)
 {
     const Paramd__Control__MemberState *s = state_of(j, f);
     if (s == NULL || s->worker == NULL || s->worker->shares == NULL)
         return;
     const Paramd__Control__TimeShares *t = s->worker->shares;
-    const uint64_t parts[6] = {t->read, t->exchange, t->compute, t->wait, t->total, t->upload};
-    for (int i = 0; i < 6; i++)
-        j->shares[i] += parts[i];
+    to->read += t->read;
+    to->exchange += t->exchange;
+    to->upload += t->upload;
+    to->compute += t->compute;
+    to->wait += t->wait;
+    to->total += t->total;
+}
+
+void keep_shares(struct job_run *j, const struct fellow *f)
+{
+    add_shares(j, f, &j->shares);
 }
 
 void job_end(struct coordinator *c, struct job_run *j, enum job_state s, uint64_t now)

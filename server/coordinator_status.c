@@ -21,25 +21,12 @@ static void put_metrics(const struct eval_record *r, Paramd__Control__EvalRecord
     }
 }
 
-static void put_shares(const struct job_run *j, Paramd__Control__TimeShares *out)
+static Paramd__Control__TimeShares shares_of(const struct job_run *j)
 {
-    uint64_t sums[6];
-    memcpy(sums, j->shares, sizeof sums);
-    for (uint32_t w = 0; !job_is_over(j) && w < j->worker_count; w++) {
-        const Paramd__Control__MemberState *s = state_of(j, j->workers[w]);
-        if (s == NULL || s->worker == NULL || s->worker->shares == NULL)
-            continue;
-        const Paramd__Control__TimeShares *t = s->worker->shares;
-        const uint64_t parts[6] = {t->read, t->exchange, t->compute, t->wait, t->total, t->upload};
-        for (int i = 0; i < 6; i++)
-            sums[i] += parts[i];
-    }
-    out->read = sums[0];
-    out->exchange = sums[1];
-    out->compute = sums[2];
-    out->wait = sums[3];
-    out->total = sums[4];
-    out->upload = sums[5];
+    Paramd__Control__TimeShares sum = j->shares;
+    for (uint32_t w = 0; !job_is_over(j) && w < j->worker_count; w++)
+        add_shares(j, j->workers[w], &sum);
+    return sum;
 }
 
 static uint64_t step_of(const struct job_run *j)
@@ -123,8 +110,7 @@ void coordinator_status(struct coordinator *c, const char *job, uint64_t now_ms,
     put_progress(j, now_ms, &o);
     o.n_warnings = j->warning_count;
     o.warnings = j->warnings;
-    Paramd__Control__TimeShares shares = PARAMD__CONTROL__TIME_SHARES__INIT;
-    put_shares(j, &shares);
+    Paramd__Control__TimeShares shares = shares_of(j);
     o.shares = &shares;
     o.checkpoint = put_checkpoint(j, &o);
     o.checkpoint_age_seconds = (double)age_of(j, now_ms) / 1000;
