@@ -10,7 +10,7 @@ struct buf {
     _Atomic uint32_t references;
     void *data;
     size_t size;
-    void (*release)(void *context);    /* NULL: the bytes are part of this allocation */
+    void (*release)(void *context); /* NULL: the bytes are part of this allocation */
     void *context;
 };
 
@@ -29,7 +29,7 @@ struct buf *buf_create(size_t size)
 {
     size_t total;
     if (__builtin_add_overflow(size, DATA_OFFSET, &total))
-        total = SIZE_MAX;    /* refused below, with its text */
+        total = SIZE_MAX; /* refused below, with its text */
     uint8_t *memory = mem_alloc_array(total, 1);
     return memory != NULL ? buf_init((struct buf *)memory, memory + DATA_OFFSET, size) : NULL;
 }
@@ -202,7 +202,7 @@ const void *chain_cursor_next(struct chain_cursor *cursor, size_t size, void *ca
     if (size == 0)
         return carry;
     const struct slice *s = &cursor->chain->slices[cursor->index];
-    if (s->size - cursor->offset > size) {    /* the usual case: all here, and more */
+    if (s->size - cursor->offset > size) { /* the usual case: all here, and more */
         const void *piece = s->data + cursor->offset;
         cursor->offset += size;
         cursor->left -= size;

@@ -33,12 +33,12 @@ struct buf *buf_wrap(const void *data, size_t size, void (*release)(void *contex
 void *buf_data(struct buf *b);
 size_t buf_size(const struct buf *b);
 struct buf *buf_ref(struct buf *b);
-void buf_unref(struct buf *b);                /* accepts NULL */
+void buf_unref(struct buf *b); /* accepts NULL */
 
 struct slice {
     const uint8_t *data;
     size_t size;
-    struct buf *owner;                        /* one reference, or NULL for static memory */
+    struct buf *owner; /* one reference, or NULL for static memory */
 };
 
 /* Zero-initialize; chain_deinit() drops the references. */
@@ -46,7 +46,7 @@ struct chain {
     struct slice *slices;
     size_t count;
     size_t capacity;
-    size_t size;                              /* bytes in all slices */
+    size_t size; /* bytes in all slices */
 };
 
 /* Appends a slice; takes a new reference on `owner`. Empty slices are left out. CHECKs memory. */
@@ -67,9 +67,9 @@ void chain_copy_out(const struct chain *c, size_t offset, void *out, size_t size
 /* A place in a chain. The chain must outlive it and must not change. */
 struct chain_cursor {
     const struct chain *chain;
-    size_t index;                             /* slice */
-    size_t offset;                            /* in that slice */
-    size_t left;                              /* bytes to the end of what the cursor covers */
+    size_t index;  /* slice */
+    size_t offset; /* in that slice */
+    size_t left;   /* bytes to the end of what the cursor covers */
 };
 
 /* Covers [offset, offset + size); CHECKs the range. */

@@ -7,10 +7,10 @@
 #ifndef PARAMD_COMMON_CHECK_H
 #define PARAMD_COMMON_CHECK_H
 
-#define CHECK(condition)                                            \
-    do {                                                            \
-        if (__builtin_expect(!(condition), 0))                      \
-            check_failed(__FILE__, __LINE__, __func__, #condition); \
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (__builtin_expect(!(condition), 0))                                                     \
+            check_failed(__FILE__, __LINE__, __func__, #condition);                                \
     } while (0)
 
 void check_failed(const char *file, int line, const char *function, const char *condition)

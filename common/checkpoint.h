@@ -43,23 +43,23 @@
 #include "common/sha256.h"
 #include "common/str.h"
 
-#define CHECKPOINT_MANIFEST "MANIFEST.json"
-#define CHECKPOINT_FORMAT 1u
-#define CHECKPOINT_FILE_MAX (4ull << 30)
-#define CHECKPOINT_BLOCK_MAX (4u << 20)
-#define CHECKPOINT_HEAD_BYTES 8u
+#define CHECKPOINT_MANIFEST         "MANIFEST.json"
+#define CHECKPOINT_FORMAT           1u
+#define CHECKPOINT_FILE_MAX         (4ull << 30)
+#define CHECKPOINT_BLOCK_MAX        (4u << 20)
+#define CHECKPOINT_HEAD_BYTES       8u
 #define CHECKPOINT_BLOCK_HEAD_BYTES 32u
-#define CHECKPOINT_ENTRY_BYTES 32u
-#define CHECKPOINT_TAIL_BYTES 32u
+#define CHECKPOINT_ENTRY_BYTES      32u
+#define CHECKPOINT_TAIL_BYTES       32u
 
 struct checkpoint_file {
-    char *name;                      /* "table0-0000-4096.0.0000": no '/', no ".." */
+    char *name; /* "table0-0000-4096.0.0000": no '/', no ".." */
     uint64_t size;
     uint32_t index_crc;
     uint64_t rows;
 };
 
-struct checkpoint_rank {             /* a rank's report at the step: see paramd.Report */
+struct checkpoint_rank { /* a rank's report at the step: see paramd.Report */
     uint64_t examples;
     int64_t loss_sum, weight_sum;
     uint64_t loss_scale;
@@ -71,17 +71,17 @@ struct checkpoint_manifest {
     uint64_t generation, step;
     char job_hash[SHA256_HEX_SIZE];
     char index_checksum[SHA256_HEX_SIZE];
-    char *job_yaml;                  /* canonical: eval, predict and resume need no other file */
-    char **columns;                  /* of the data index; job and columns give the schema */
+    char *job_yaml; /* canonical: eval, predict and resume need no other file */
+    char **columns; /* of the data index; job and columns give the schema */
     uint32_t column_count;
     uint64_t train_examples;
     bool has_eval;
     char *device_class;
-    struct checkpoint_file *files;   /* ascending by name */
+    struct checkpoint_file *files; /* ascending by name */
     uint32_t file_count;
     struct checkpoint_rank *ranks;
     uint32_t rank_count;
-    char *evals_json;                /* the evaluations so far, as a JSON array */
+    char *evals_json; /* the evaluations so far, as a JSON array */
 };
 
 void checkpoint_manifest_write(const struct checkpoint_manifest *m, struct str *out);
@@ -98,7 +98,7 @@ enum err checkpoint_name_parse(const char *name, uint64_t *generation, uint64_t 
 /* Writing: fills heads and collects index entries. */
 struct checkpoint_entry {
     uint32_t partition, number;
-    uint64_t offset, size;           /* size: head and body */
+    uint64_t offset, size; /* size: head and body */
     uint32_t rows, head_crc;
 };
 /* Returns head_crc. */

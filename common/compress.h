@@ -31,7 +31,7 @@
 #include "common/storage.h"
 
 enum compress_kind { COMPRESS_NONE, COMPRESS_GZIP, COMPRESS_ZSTD };
-const char *compress_kind_name(enum compress_kind k);           /* "none", "gzip", "zstd" */
+const char *compress_kind_name(enum compress_kind k); /* "none", "gzip", "zstd" */
 
 /* What the first bytes say; an empty or very short file is COMPRESS_NONE. Only COMPRESS_NONE can be
    split. */
@@ -44,11 +44,11 @@ struct decompress;
 enum err decompress_open(struct storage_reader *source, const char *name,
                          struct decompress **out) MUST_CHECK;
 /* The next bytes, at least one, at most `capacity` (> 0); *got_out = 0: the end, all verified. */
-enum err decompress_read(struct decompress *d, void *out, size_t capacity, size_t *got_out)
-    MUST_CHECK;
+enum err decompress_read(struct decompress *d, void *out, size_t capacity,
+                         size_t *got_out) MUST_CHECK;
 enum compress_kind decompress_kind(const struct decompress *d);
 /* Bytes of the file read so far: for progress. */
 uint64_t decompress_position(const struct decompress *d);
-void decompress_close(struct decompress *d);                    /* accepts NULL; not the reader */
+void decompress_close(struct decompress *d); /* accepts NULL; not the reader */
 
 #endif

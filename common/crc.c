@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#define POLYNOMIAL 0x82f63b78u    /* Castagnoli's, reflected */
+#define POLYNOMIAL 0x82f63b78u /* Castagnoli's, reflected */
 
 /* tables[k][b]: what byte b does to the remainder when k more bytes follow it. */
 static uint32_t tables[8][256];

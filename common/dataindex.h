@@ -30,43 +30,43 @@ struct dataindex_file {
     char *uri;
     uint64_t size;
     char mark[64];
-    bool for_eval;                   /* from data.eval; else data.train (which a split divides) */
+    bool for_eval; /* from data.eval; else data.train (which a split divides) */
     bool splittable;
-    char **column_names;             /* from key=value levels */
+    char **column_names; /* from key=value levels */
     char **column_values;
     uint32_t column_count;
 };
 
 struct dataindex_block {
     uint32_t file;
-    uint64_t offset, size;           /* bytes; unpacked when the file is packed */
-    uint64_t first_line;             /* from 1, for errors; idx: first record */
-    uint32_t record_count;           /* good ones */
-    uint32_t bad_count;              /* skipped ones (data.bad_rows) */
-    uint32_t train_count;            /* of the training set */
-    uint32_t eval_count;             /* of the evaluation set */
+    uint64_t offset, size; /* bytes; unpacked when the file is packed */
+    uint64_t first_line;   /* from 1, for errors; idx: first record */
+    uint32_t record_count; /* good ones */
+    uint32_t bad_count;    /* skipped ones (data.bad_rows) */
+    uint32_t train_count;  /* of the training set */
+    uint32_t eval_count;   /* of the evaluation set */
 };
 
-struct dataindex_vocab {             /* one per feature with min_count > 1 */
-    uint32_t feature;                /* in features_spec */
-    uint64_t *keys;                  /* unmixed hashes that pass, ascending */
+struct dataindex_vocab { /* one per feature with min_count > 1 */
+    uint32_t feature;    /* in features_spec */
+    uint64_t *keys;      /* unmixed hashes that pass, ascending */
     uint64_t count;
 };
 
 struct dataindex {
     struct dataindex_file *files;
     uint32_t file_count;
-    struct dataindex_block *blocks;  /* in file order, offset order */
+    struct dataindex_block *blocks; /* in file order, offset order */
     uint32_t block_count;
     char **columns;
     uint32_t column_count;
     uint64_t train_examples, eval_examples, bad_rows;
-    int64_t time_split_ms;           /* SPLIT_TIME: records at or after it evaluate */
-    double *means, *deviations;      /* [feature_count of features_spec]; of standardize */
+    int64_t time_split_ms;      /* SPLIT_TIME: records at or after it evaluate */
+    double *means, *deviations; /* [feature_count of features_spec]; of standardize */
     uint32_t feature_count;
     struct dataindex_vocab *vocabs;
     uint32_t vocab_count;
-    char checksum[SHA256_HEX_SIZE];  /* of the canonical JSON and the .bin */
+    char checksum[SHA256_HEX_SIZE]; /* of the canonical JSON and the .bin */
 };
 
 /* Canonical: the same index gives the same bytes. `bulk` takes vocabulary keys. */

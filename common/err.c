@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TEXT_MAX 1024
+#define TEXT_MAX     1024
 #define ESCAPE_BYTES 4 /* \x0a */
 
 static _Thread_local char thread_text[TEXT_MAX];

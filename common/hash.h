@@ -11,7 +11,7 @@
 
 #include "common/buf.h"
 
-uint64_t hash64(const void *data, size_t size, uint64_t seed);      /* XXH64 */
+uint64_t hash64(const void *data, size_t size, uint64_t seed); /* XXH64 */
 /* XXH3 (64 bits, without seed), because every byte that is pushed goes through it. */
 uint64_t checksum64_chain(const struct chain *c, size_t offset, size_t size);
 

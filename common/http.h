@@ -37,7 +37,7 @@
 #define HTTP_EXPLAIN_BYTES 65536u /* kept of the body of an answer that is not 2xx */
 #define HTTP_HEADERS_BYTES 65536u /* of an answer; more is ERR_LIMIT */
 
-#define HTTP_SIZE_UNKNOWN  UINT64_MAX
+#define HTTP_SIZE_UNKNOWN UINT64_MAX
 
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_PUT, HTTP_POST, HTTP_DELETE };
 
@@ -79,7 +79,7 @@ struct http_request {
     http_produce *produce; /* instead of pieces: `body_size` bytes, exactly */
     http_rewind *rewind;   /* NULL: the request fails where it would be needed */
     uint64_t body_size;    /* or HTTP_SIZE_UNKNOWN: as many as there are, in chunks */
-    bool expect_continue; /* wait (up to 1 s) for 100 Continue before the body goes out */
+    bool expect_continue;  /* wait (up to 1 s) for 100 Continue before the body goes out */
 
     uint64_t range_size; /* not 0: ask for [range_first, range_first + range_size) */
     uint64_t range_first;

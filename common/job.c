@@ -432,10 +432,10 @@ static enum err differ(const struct job_line *before, const struct job_line *now
     struct str path = {0};
     for (uint32_t i = 0; i < named->depth; i++)
         str_append_format(&path, "%s%s", i ? "." : "", named->names[i]);
-    enum err e = err_set(ERR_REFUSED,
-                         "%s: was %s and is now %s; a run that resumes must keep it: undo that",
-                         path.data, same || !now ? before->value : "not there",
-                         same || now ? now->value : "not there");
+    enum err e =
+        err_set(ERR_REFUSED, "%s: was %s and is now %s; a run that resumes must keep it: undo that",
+                path.data, same || !now ? before->value : "not there",
+                same || now ? now->value : "not there");
     str_deinit(&path);
     return e;
 }

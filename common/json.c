@@ -11,7 +11,7 @@
 #include "common/mem.h"
 #include "common/rng.h"
 
-#define INDEX_FROM 16    /* objects of fewer members are searched one by one */
+#define INDEX_FROM 16 /* objects of fewer members are searched one by one */
 
 /*
  * A value. Members of objects and arrays stand in `items`, an object's names beside them in
@@ -29,7 +29,7 @@ struct json {
             struct json **items;
             char **names;
             uint32_t *index;
-            size_t index_size;     /* a power of two, or 0 */
+            size_t index_size; /* a power of two, or 0 */
             size_t count;
             size_t capacity;
         };
@@ -109,7 +109,7 @@ void json_destroy(struct json *j)
 
 static size_t hash_name(const char *name)
 {
-    uint64_t hash = 0xcbf29ce484222325ull;    /* FNV-1a */
+    uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a */
     for (; *name != '\0'; name++)
         hash = (hash ^ (uint8_t)*name) * 0x100000001b3ull;
     return (size_t)mix64(hash);
@@ -380,12 +380,8 @@ const char *json_key_at(const struct json *object, size_t index)
 static struct json *member(const struct json *object, const char *name, enum json_type type)
 {
     static const char *const names[] = {
-        [JSON_NULL] = "null",
-        [JSON_BOOL] = "true or false",
-        [JSON_INT] = "an integer",
-        [JSON_NUMBER] = "a number",
-        [JSON_TEXT] = "text",
-        [JSON_ARRAY] = "an array",
+        [JSON_NULL] = "null",        [JSON_BOOL] = "true or false", [JSON_INT] = "an integer",
+        [JSON_NUMBER] = "a number",  [JSON_TEXT] = "text",          [JSON_ARRAY] = "an array",
         [JSON_OBJECT] = "an object",
     };
     struct json *found = json_get(object, name);

@@ -30,7 +30,7 @@ struct json *json_object(void);
 struct json *json_array(void);
 struct json *json_text(const char *text);
 struct json *json_int(int64_t value);
-struct json *json_number(double value);            /* not finite: null */
+struct json *json_number(double value); /* not finite: null */
 struct json *json_bool(bool value);
 struct json *json_null(void);
 void json_destroy(struct json *j);
@@ -54,9 +54,9 @@ void json_write(const struct json *j, bool indent, struct str *out);
 
 enum json_type { JSON_NULL, JSON_BOOL, JSON_INT, JSON_NUMBER, JSON_TEXT, JSON_ARRAY, JSON_OBJECT };
 enum json_type json_type(const struct json *j);
-size_t json_count(const struct json *j);           /* of an array or object; else 0 */
+size_t json_count(const struct json *j); /* of an array or object; else 0 */
 struct json *json_at(const struct json *array, size_t index);
-struct json *json_get(const struct json *object, const char *name);       /* NULL: absent */
+struct json *json_get(const struct json *object, const char *name); /* NULL: absent */
 const char *json_key_at(const struct json *object, size_t index);
 
 /* Typed member access; absent or of another type is ERR_INPUT that names the member. */
@@ -70,7 +70,7 @@ enum err json_get_object(const struct json *object, const char *name, struct jso
 /* The value itself as text or number; CHECKs nothing: NULL / 0 for another type. */
 const char *json_as_text(const struct json *j);
 int64_t json_as_int(const struct json *j);
-double json_as_number(const struct json *j);       /* integers too */
+double json_as_number(const struct json *j); /* integers too */
 bool json_as_bool(const struct json *j);
 
 #endif

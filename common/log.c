@@ -15,7 +15,7 @@
 #include "common/clock.h"
 
 /* One line, and what it can grow to when every byte of the message is escaped. */
-#define MESSAGE_MAX 2048
+#define MESSAGE_MAX    2048
 #define LINE_MAX_BYTES (4 * MESSAGE_MAX + 256)
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
@@ -23,7 +23,7 @@ static const int journal_priorities[] = {3, 4, 6, 7};
 
 static _Atomic int threshold = LOG_INFO;
 static _Atomic int descriptor = STDERR_FILENO;
-static _Atomic int to_journal = -1;    /* -1: not looked at yet */
+static _Atomic int to_journal = -1; /* -1: not looked at yet */
 static char process_name[64];
 
 /*
@@ -100,8 +100,8 @@ static size_t write_head(char *line, size_t size, enum log_level level, const ch
     const char *space = process_name[0] != '\0' ? " " : "";
     int length;
     if (journal) {
-        length = snprintf(line, size, "<%d>%s%s%s %s ", journal_priorities[level],
-                          process_name, space, level_names[level], module);
+        length = snprintf(line, size, "<%d>%s%s%s %s ", journal_priorities[level], process_name,
+                          space, level_names[level], module);
     } else {
         uint64_t now_ms = clock_wall_ms();
         time_t seconds = (time_t)(now_ms / 1000);
@@ -158,7 +158,7 @@ void log_write(enum log_level level, const char *module, const char *format, ...
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0)
-            break;    /* there is nowhere left to say so */
+            break; /* there is nowhere left to say so */
         next += written;
         length -= (size_t)written;
     }

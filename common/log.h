@@ -29,12 +29,11 @@ void log_set_level(enum log_level level);
 /* "error" | "warn" | "info" | "debug" */
 enum err log_level_parse(const char *name, enum log_level *out) MUST_CHECK;
 
-void log_write(enum log_level level, const char *module, const char *format, ...)
-    PRINTF_LIKE(3, 4);
+void log_write(enum log_level level, const char *module, const char *format, ...) PRINTF_LIKE(3, 4);
 
 #define log_error(module, ...) log_write(LOG_ERROR, module, __VA_ARGS__)
-#define log_warn(module, ...) log_write(LOG_WARN, module, __VA_ARGS__)
-#define log_info(module, ...) log_write(LOG_INFO, module, __VA_ARGS__)
+#define log_warn(module, ...)  log_write(LOG_WARN, module, __VA_ARGS__)
+#define log_info(module, ...)  log_write(LOG_INFO, module, __VA_ARGS__)
 #define log_debug(module, ...) log_write(LOG_DEBUG, module, __VA_ARGS__)
 
 #endif

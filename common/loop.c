@@ -23,7 +23,7 @@ struct post {
 struct loop {
     uv_loop_t uv;
     uv_async_t wake;
-    pthread_mutex_t lock;         /* of what follows */
+    pthread_mutex_t lock; /* of what follows */
     bool stopping;
     size_t post_first;
     size_t post_count;
@@ -177,7 +177,7 @@ struct loop_timer *loop_timer_create(struct loop *l, uint32_t delay_ms, uint32_t
     t->callback = callback;
     t->context = context;
     CHECK(uv_timer_init(&l->uv, &t->uv) == 0);
-    uv_update_time(&l->uv);    /* delays count from now, not from when the loop last woke */
+    uv_update_time(&l->uv); /* delays count from now, not from when the loop last woke */
     CHECK(uv_timer_start(&t->uv, on_timer, delay_ms, period_ms) == 0);
     return t;
 }

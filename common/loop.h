@@ -21,7 +21,7 @@ struct loop_timer;
 typedef void (*loop_callback)(void *context);
 
 enum err loop_create(struct loop **out) MUST_CHECK;
-void loop_destroy(struct loop *l);    /* after loop_run() returned; runs nothing more */
+void loop_destroy(struct loop *l); /* after loop_run() returned; runs nothing more */
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l);
 
@@ -35,7 +35,7 @@ enum err loop_post(struct loop *l, loop_callback callback, void *context) MUST_C
 /* First after `delay_ms`, then every `period_ms` (0: once). Destroy also stops. */
 struct loop_timer *loop_timer_create(struct loop *l, uint32_t delay_ms, uint32_t period_ms,
                                      loop_callback callback, void *context);
-void loop_timer_destroy(struct loop_timer *t);     /* accepts NULL */
+void loop_timer_destroy(struct loop_timer *t); /* accepts NULL */
 
 typedef void (*loop_signal_callback)(void *context, int signal_number);
 enum err loop_signal(struct loop *l, int signal_number, loop_signal_callback callback,

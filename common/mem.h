@@ -14,15 +14,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void *mem_alloc(size_t size);                      /* not zeroed */
-void *mem_calloc(size_t count, size_t size);       /* zeroed */
+void *mem_alloc(size_t size);                /* not zeroed */
+void *mem_calloc(size_t count, size_t size); /* zeroed */
 void *mem_realloc(void *memory, size_t count, size_t size);
-void mem_free(void *memory);                       /* accepts NULL; keeps errno */
+void mem_free(void *memory); /* accepts NULL; keeps errno */
 
 /* 64-byte aligned, not zeroed; for arrays of floats and keys. Freed by mem_free(). */
 void *mem_alloc_array(size_t count, size_t size);
 
-void *must_alloc(size_t size);                     /* zeroed */
+void *must_alloc(size_t size); /* zeroed */
 void *must_realloc(void *memory, size_t count, size_t size);
 char *must_strdup(const char *text);
 char *must_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -41,7 +41,7 @@ void mem_ask_huge(void *memory, uint64_t bytes);
  * Makes room for `needed` elements in a growing array; grows by half, at least 16. false: no
  * memory.
  */
-#define mem_grow(array, capacity, needed) \
+#define mem_grow(array, capacity, needed)                                                          \
     mem_grow_(&(array), &(capacity), (needed), sizeof *(array))
 _Bool mem_grow_(void *array_pointer, size_t *capacity, size_t needed, size_t element_size)
     __attribute__((warn_unused_result));

@@ -342,8 +342,7 @@ static void *member_run(void *context)
             continue;
         }
         if (m->arrived == NULL && !m->failed)
-            wait_changed(m, send ? m->sent_ms + SPACING_MS
-                                 : now + search_ms);
+            wait_changed(m, send ? m->sent_ms + SPACING_MS : now + search_ms);
     }
     pthread_mutex_unlock(&m->lock);
     return NULL;

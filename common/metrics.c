@@ -133,8 +133,8 @@ void metrics_write_text(struct str *out)
         const struct metric *m = &metrics[i];
         str_append_format(out, "# HELP %s ", m->name);
         write_help(m->help, out);
-        str_append_format(out, "\n# TYPE %s %s\n%s ", m->name,
-                          m->is_gauge ? "gauge" : "counter", m->name);
+        str_append_format(out, "\n# TYPE %s %s\n%s ", m->name, m->is_gauge ? "gauge" : "counter",
+                          m->name);
         write_value(m, out);
         str_append(out, "\n");
     }

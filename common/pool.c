@@ -23,10 +23,10 @@
  * for it.
  */
 struct pool {
-    _Atomic uint64_t claim;               /* generation << 32 | index of the next piece */
-    _Atomic uint32_t ticket;              /* futex: grows with each run */
+    _Atomic uint64_t claim;  /* generation << 32 | index of the next piece */
+    _Atomic uint32_t ticket; /* futex: grows with each run */
     _Atomic uint32_t sleepers;
-    _Atomic uint32_t unfinished __attribute__((aligned(64)));    /* futex: pieces of this run */
+    _Atomic uint32_t unfinished __attribute__((aligned(64))); /* futex: pieces of this run */
     _Atomic uint32_t caller_sleeps;
     _Atomic uint32_t count;
     void (*_Atomic piece)(void *context, uint32_t piece_index, uint32_t thread_index);

@@ -17,7 +17,7 @@ struct pool;
 
 /* `thread_count` in all, the calling one included: 1 starts none. */
 struct pool *pool_create(uint32_t thread_count);
-void pool_destroy(struct pool *p);                          /* accepts NULL */
+void pool_destroy(struct pool *p); /* accepts NULL */
 uint32_t pool_thread_count(const struct pool *p);
 /*
  * thread_index is below pool_thread_count(), for scratch memory. A NULL pool runs everything here.

@@ -20,7 +20,7 @@
 struct queue;
 
 struct queue *queue_create(size_t capacity);
-void queue_destroy(struct queue *q);       /* accepts NULL; CHECKs that it is empty or closed */
+void queue_destroy(struct queue *q); /* accepts NULL; CHECKs that it is empty or closed */
 
 /* ERR_LIMIT: full until the time-out. ERR_CANCELLED: closed; the item was not taken. */
 enum err queue_push(struct queue *q, void *item, uint32_t timeout_ms) MUST_CHECK;

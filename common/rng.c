@@ -6,15 +6,15 @@ uint64_t mix64_inverse(uint64_t mixed)
 {
     uint64_t x = mixed;
     x ^= x >> 31 ^ x >> 62;
-    x *= 0x319642b2d24d8ec3ull;    /* the inverse of 0x94d049bb133111eb modulo 2^64 */
+    x *= 0x319642b2d24d8ec3ull; /* the inverse of 0x94d049bb133111eb modulo 2^64 */
     x ^= x >> 27 ^ x >> 54;
-    x *= 0x96de1b173f119089ull;    /* the inverse of 0xbf58476d1ce4e5b9 */
+    x *= 0x96de1b173f119089ull; /* the inverse of 0xbf58476d1ce4e5b9 */
     return x ^ x >> 30 ^ x >> 60;
 }
 
 uint64_t rng_key(uint64_t seed, const char *purpose, uint64_t index)
 {
-    uint64_t hash = 0xcbf29ce484222325ull;    /* FNV-1a */
+    uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a */
     for (; *purpose != '\0'; purpose++)
         hash = (hash ^ (uint8_t)*purpose) * 0x100000001b3ull;
     return rng_at(rng_at(seed, hash), index);
@@ -23,7 +23,7 @@ uint64_t rng_key(uint64_t seed, const char *purpose, uint64_t index)
 /* A whole number below 2^52, exactly; unlike a cast it has a vector form everywhere. */
 static inline double to_double(uint64_t n)
 {
-    uint64_t bits = n | 0x4330000000000000ull;    /* 2^52 + n */
+    uint64_t bits = n | 0x4330000000000000ull; /* 2^52 + n */
     double value;
     memcpy(&value, &bits, sizeof value);
     return value - 0x1p52;
@@ -66,7 +66,7 @@ static inline double cos_turns(uint64_t turns)
     uint64_t distance = turns > 0x80000000u ? 0x100000000ull - turns : turns;
     double x = (0x1p30 - to_double(distance)) * (0x1.921fb54442d18p+2 * 0x1p-32);
     double s = x * x;
-    double series = -1.0 / 1307674368000.0;    /* 1 / 15! and so on */
+    double series = -1.0 / 1307674368000.0; /* 1 / 15! and so on */
     series = series * s + 1.0 / 6227020800.0;
     series = series * s - 1.0 / 39916800.0;
     series = series * s + 1.0 / 362880.0;

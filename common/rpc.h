@@ -26,18 +26,18 @@
 #include "common/buf.h"
 #include "common/err.h"
 
-enum rpc_status {                    /* gRPC's numbers */
-    RPC_OK = 0,
-    RPC_CANCELLED = 1,
-    RPC_INVALID = 3,
-    RPC_DEADLINE = 4,
-    RPC_NOT_FOUND = 5,
-    RPC_EXISTS = 6,
-    RPC_BUSY = 8,                    /* resource exhausted: too many calls, too large a message */
-    RPC_FAILED_PRECONDITION = 9,
-    RPC_UNIMPLEMENTED = 12,
-    RPC_INTERNAL = 13,
-    RPC_UNAVAILABLE = 14
+enum rpc_status { /* gRPC's numbers */
+                  RPC_OK = 0,
+                  RPC_CANCELLED = 1,
+                  RPC_INVALID = 3,
+                  RPC_DEADLINE = 4,
+                  RPC_NOT_FOUND = 5,
+                  RPC_EXISTS = 6,
+                  RPC_BUSY = 8, /* resource exhausted: too many calls, too large a message */
+                  RPC_FAILED_PRECONDITION = 9,
+                  RPC_UNIMPLEMENTED = 12,
+                  RPC_INTERNAL = 13,
+                  RPC_UNAVAILABLE = 14
 };
 const char *rpc_status_name(enum rpc_status s);
 enum err rpc_status_err(enum rpc_status s);
@@ -50,18 +50,18 @@ struct rpc_call;
 typedef void (*rpc_handler)(void *context, struct rpc_call *call);
 
 struct rpc_method {
-    const char *name;                /* "/paramd.Shard/PushPull" */
+    const char *name; /* "/paramd.Shard/PushPull" */
     rpc_handler handler;
     void *context;
 };
 
 struct rpc_server_options {
-    const char *const *listen;       /* addresses, NULL-terminated: the first is the public one */
+    const char *const *listen; /* addresses, NULL-terminated: the first is the public one */
     const struct rpc_method *methods;
     size_t method_count;
-    uint32_t threads;                /* completion-queue threads; 0: 1 */
-    uint32_t calls_max;              /* at once; 0: 4096 */
-    uint64_t message_max_bytes;      /* 0: MESSAGE_MAX_BYTES */
+    uint32_t threads;           /* completion-queue threads; 0: 1 */
+    uint32_t calls_max;         /* at once; 0: 4096 */
+    uint64_t message_max_bytes; /* 0: MESSAGE_MAX_BYTES */
 };
 
 struct rpc_server;
@@ -69,8 +69,8 @@ struct rpc_server;
 /* Listens and serves when it returns. Unknown methods are answered UNIMPLEMENTED at once. On gRPC
    also serves grpc.health.v1.Health/Check (SERVING for "" and for each service of `methods`) and
    Watch. */
-enum err rpc_server_create(const struct rpc_server_options *options, struct rpc_server **out)
-    MUST_CHECK;
+enum err rpc_server_create(const struct rpc_server_options *options,
+                           struct rpc_server **out) MUST_CHECK;
 /* The address as peers would dial it, index as in options.listen: port 0 is resolved, the hosts
    0.0.0.0 and [::] become this machine's name. */
 const char *rpc_server_address(const struct rpc_server *s, size_t index);
@@ -105,8 +105,8 @@ typedef void (*rpc_callback)(void *context, enum rpc_status status, const char *
                              struct chain *reply);
 
 struct rpc_channel_options {
-    uint64_t message_max_bytes;      /* 0: MESSAGE_MAX_BYTES */
-    uint32_t keepalive_ms;           /* 0: 20 000 */
+    uint64_t message_max_bytes; /* 0: MESSAGE_MAX_BYTES */
+    uint32_t keepalive_ms;      /* 0: 20 000 */
 };
 
 /* Does not connect yet; ERR_INPUT for an address that no transport knows. `options` may be NULL. */
@@ -118,8 +118,8 @@ const char *rpc_channel_address(const struct rpc_channel *c);
 
 struct rpc_call_options {
     const char *method;
-    uint32_t timeout_ms;             /* must not be 0 */
-    bool wait_for_ready;             /* for a connection, up to the time-out; else fail at once */
+    uint32_t timeout_ms; /* must not be 0 */
+    bool wait_for_ready; /* for a connection, up to the time-out; else fail at once */
 };
 
 /* Takes the slices of `request`. */

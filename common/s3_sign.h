@@ -26,7 +26,7 @@ struct s3_sign_input {
     const char *path; /* from its first '/' on, encoded */
     const char *query;          /* without '?', encoded; "" for none */
     const char *const *headers; /* "Name: value", NULL-terminated; NULL: none */
-    const char *payload; /* the body's SHA-256 in hexadecimal, or "UNSIGNED-PAYLOAD" */
+    const char *payload;        /* the body's SHA-256 in hexadecimal, or "UNSIGNED-PAYLOAD" */
     const char *region;
     const char *access_key;
     const char *secret_key;

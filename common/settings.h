@@ -23,13 +23,13 @@ enum setting_change { CHANGE_ALWAYS, CHANGE_ON_RESUME, CHANGE_NEVER };
 
 /* How to reach the stores: hdfs://, s3://. The programs give it to storage_configure(). */
 struct storage_settings {
-    uint32_t timeout_ms;    /* one operation, retries included; of a large object: its beginning */
-    uint32_t stall_ms;      /* a transfer that moves nothing for so long has failed */
-    char *ca_file;          /* NULL: the system's */
-    char *hdfs_user;        /* NULL: HADOOP_USER_NAME, or the process's */
-    char *hdfs_auth;        /* "simple" | "kerberos" */
-    char *hdfs_token_file;  /* NULL: none */
-    char *hdfs_namenodes;   /* "name=host:port,host:port; name=…"; NULL: none */
+    uint32_t timeout_ms;   /* one operation, retries included; of a large object: its beginning */
+    uint32_t stall_ms;     /* a transfer that moves nothing for so long has failed */
+    char *ca_file;         /* NULL: the system's */
+    char *hdfs_user;       /* NULL: HADOOP_USER_NAME, or the process's */
+    char *hdfs_auth;       /* "simple" | "kerberos" */
+    char *hdfs_token_file; /* NULL: none */
+    char *hdfs_namenodes;  /* "name=host:port,host:port; name=…"; NULL: none */
     bool hdfs_tls;
     char *s3_endpoint;         /* NULL: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or AWS */
     char *s3_region;           /* NULL: AWS_REGION, AWS_DEFAULT_REGION, or us-east-1 */
@@ -39,7 +39,7 @@ struct storage_settings {
 };
 
 struct daemon_settings {
-    char *registry;  /* "local:DIR", "zk://host:port,…/cluster" */
+    char *registry; /* "local:DIR", "zk://host:port,…/cluster" */
     uint32_t registry_session_timeout_ms;
     char *registry_auth_file; /* NULL: none */
     char *listen;    /* "127.0.0.1:0", "unix:/path", "unix-abstract:name"; later host names */
@@ -47,8 +47,7 @@ struct daemon_settings {
     char *name;      /* member name; NULL: role-<pid> */
     char *log_level;
     char *log_file; /* NULL: stderr */
-    char *
-        scratch; /* worker: directory of the block cache; NULL: under the run directory */
+    char *scratch;  /* worker: directory of the block cache; NULL: under the run directory */
     uint64_t scratch_limit_bytes; /* worker: 0: 80 % of the file system */
     uint64_t memory_bytes; /* server: for parameters and buffers; 0: 80 % of what the machine has */
     uint32_t threads;      /* worker: compute threads; server: shard threads. 0: by cores */

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SHA256_HEX_SIZE 65        /* 64 lower-case digits and the final 0 */
+#define SHA256_HEX_SIZE 65 /* 64 lower-case digits and the final 0 */
 #define SHA256_BYTES    32
 
 struct sha256;
@@ -18,7 +18,7 @@ struct sha256 *sha256_create(void);
 void sha256_update(struct sha256 *s, const void *data, size_t size);
 /* Writes the digest as hexadecimal text and destroys `s`. */
 void sha256_finish(struct sha256 *s, char hex[SHA256_HEX_SIZE]);
-void sha256_destroy(struct sha256 *s);                      /* without finishing; accepts NULL */
+void sha256_destroy(struct sha256 *s); /* without finishing; accepts NULL */
 void sha256_hex(const void *data, size_t size, char hex[SHA256_HEX_SIZE]);
 void sha256_hmac(const void *key, size_t key_size, const void *data, size_t size,
                  uint8_t out[SHA256_BYTES]);

@@ -10,7 +10,7 @@
 #include "common/check.h"
 #include "common/mem.h"
 
-#define NUMBER_MAX_BYTES 400
+#define NUMBER_MAX_BYTES  400
 #define NEAREST_MAX_BYTES 64
 
 struct span span_of(const char *text)

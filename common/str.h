@@ -26,7 +26,7 @@ static inline struct span span_make(const char *data, size_t size)
 struct span span_of(const char *text);
 bool span_equal(struct span a, struct span b);
 bool span_is(struct span a, const char *text);
-struct span span_trim(struct span text);                 /* spaces and tabs at both ends */
+struct span span_trim(struct span text); /* spaces and tabs at both ends */
 
 /*
  * A growing, always terminated string. Zero-initialize; str_deinit() frees. Appending CHECKs
@@ -34,7 +34,7 @@ struct span span_trim(struct span text);                 /* spaces and tabs at b
  */
 struct str {
     char *data;
-    size_t size;     /* without the final 0 */
+    size_t size; /* without the final 0 */
     size_t capacity;
 };
 
@@ -53,7 +53,7 @@ enum err str_parse_f64(struct span text, double *out) MUST_CHECK;
 /* Bytes of the UTF-8 sequence (RFC 3629) that `text` begins with; 0: empty, or not valid. */
 size_t str_utf8_length(struct span text);
 
-bool str_glob_match(const char *pattern, const char *text);         /* * ? and [abc] */
+bool str_glob_match(const char *pattern, const char *text); /* * ? and [abc] */
 
 /*
  * Of `candidates` (NULL-terminated) the one nearest to `text` by edit distance, or NULL if none is

@@ -14,7 +14,7 @@
 #define RETRY_MS     2000u
 #define RETRY_MAX_MS 30000u
 #define MUST_MS      600000u /* one that the job cannot go on without is tried for so long */
-#define SLACK_MS 5000u   /* shards watch the time-out themselves */
+#define SLACK_MS     5000u   /* shards watch the time-out themselves */
 
 bool applied_range(const struct job_run *j, uint64_t *smallest, uint64_t *largest)
 {

@@ -222,7 +222,7 @@ struct job_run {
     struct sums first_base; /* and the first one of this run */
     bool has_begun;
     struct sums latest, epoch_base;
-    uint64_t latest_step; /* of `latest`; NO_STEP: no report yet */
+    uint64_t latest_step;               /* of `latest`; NO_STEP: no report yet */
     Paramd__Control__TimeShares shares; /* of workers that left */
 
     /* checkpoints of this run */

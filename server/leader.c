@@ -560,8 +560,8 @@ static void *machine_run(void *context)
             ticked = now;
             look_at_registry(h);
             coordinator_tick(h->machine, now);
-            metric_set(checkpoint_age, (double)coordinator_checkpoint_age_ms(h->machine, now) /
-                                           1000);
+            metric_set(checkpoint_age,
+                       (double)coordinator_checkpoint_age_ms(h->machine, now) / 1000);
         }
         take_actions(h);
         answer_parked(h, now, NULL);

@@ -42,19 +42,17 @@ static enum err load_rows(struct restore *r, uint32_t table, const struct checkp
             "block %u: %llu rows in %llu bytes: the job's table '%s' has %u floats a row",
             e->number, (unsigned long long)row_count, (unsigned long long)size, schema->name,
             schema->state_dim);
-    float *state = mem_alloc(row_bytes);
-    if (!state)
-        return ERR_MEMORY;
     const uint8_t *states = body + 8 * row_count;
     for (uint64_t i = 0; i < row_count && !err; i++) {
         uint64_t key;
         memcpy(&key, body + 8 * i, 8);
-        memcpy(state, states + i * row_bytes, row_bytes);
-        if (PLANT(slots_missing))
-            memset(state + schema->dim, 0, row_bytes - 4ull * schema->dim);
-        err = table_load(t, key, state);
+        err = table_load(t, key, states + i * row_bytes);
+        if (PLANT(slots_missing) && !err) {
+            float *row;
+            table_find(t, &key, 1, &row);
+            memset(row + schema->dim, 0, row_bytes - 4ull * schema->dim);
+        }
     }
-    mem_free(state);
     return err;
 }
 
@@ -99,6 +97,18 @@ static bool overlaps(const struct restore *r, const struct shard_file_range *ran
            range->end_partition > r->options->first_partition;
 }
 
+/* The rows of a partition begin with entry `i`. Sizes tell how many there are: a file has room for
+   no more, whatever else it says. */
+static enum err expect_rows(struct restore *r, const struct shard_file *f, uint64_t i)
+{
+    uint64_t row_bytes = 8 + 4ull * r->options->schema->tables[f->table].state_dim, rows = 0;
+    uint32_t partition = f->entries[i].partition;
+
+    for (; i < f->entry_count && f->entries[i].partition == partition; i++)
+        rows += f->entries[i].size / row_bytes;
+    return table_expect(shard_table(r->shard, f->table), partition, rows);
+}
+
 static enum err load_file(struct restore *r, const char *directory,
                           const struct checkpoint_file *listed)
 {
@@ -118,7 +128,11 @@ static enum err load_file(struct restore *r, const char *directory,
         const struct checkpoint_entry *e = &f.entries[i];
         if (!owns(r, e->partition))
             continue;
-        err = shard_file_read(&f, i, &body, &size, &rows);
+        bool begins = i == 0 || e->partition != e[-1].partition;
+        if (f.table != SHARD_FILE_DENSE && begins)
+            err = expect_rows(r, &f, i);
+        if (!err)
+            err = shard_file_read(&f, i, &body, &size, &rows);
         if (err)
             break;
         err = f.table == SHARD_FILE_DENSE ? load_dense_block(r, e, body, size)

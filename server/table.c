@@ -87,8 +87,13 @@ void table_find(const struct table *t, const uint64_t *keys, uint32_t count, flo
     }
 }
 
-/* A row whose state the caller fills before commit_row(). */
-static enum err prepare_row(struct table *t, uint64_t key, float **row_out)
+/* A row whose state the caller fills before commit_row(), which comes next. */
+struct new_row {
+    float *state;
+    struct index_place place;
+};
+
+static enum err prepare_row(struct table *t, uint64_t key, struct new_row *out)
 {
     if (t->rows_max != 0 && t->index.count >= t->rows_max)
         return err_set(ERR_LIMIT,
@@ -96,19 +101,18 @@ static enum err prepare_row(struct table *t, uint64_t key, float **row_out)
                        "tables.%s.max_rows or see fewer keys (min_count, buckets)",
                        t->schema->name, (unsigned long long)t->index.count,
                        (unsigned long long)t->schema->max_rows, t->schema->name);
-    enum err e = index_reserve(&t->index, key);
+    enum err e = index_reserve(&t->index, key, &out->place);
     if (e == ERR_NONE)
         e = arena_reserve(&t->arena);
     if (e != ERR_NONE)
         return err_prefix(e, "table %s", t->schema->name);
-    *row_out = arena_row(&t->arena, t->arena.rows);
+    out->state = arena_row(&t->arena, t->arena.rows);
     return ERR_NONE;
 }
 
-static void commit_row(struct table *t, uint64_t key)
+static void commit_row(struct table *t, uint64_t key, const struct new_row *row)
 {
-    enum err e = index_insert(&t->index, key, t->arena.rows);
-    CHECK(e == ERR_NONE); /* its room is reserved */
+    index_insert(&t->index, key, t->arena.rows, &row->place);
     t->arena.rows++;
 }
 
@@ -121,29 +125,39 @@ enum err table_find_or_insert(struct table *t, const uint64_t *keys, uint32_t co
             rows[i] = arena_row(&t->arena, row);
             continue;
         }
-        enum err e = prepare_row(t, keys[i], &rows[i]);
+        struct new_row new;
+        enum err e = prepare_row(t, keys[i], &new);
         if (e != ERR_NONE)
             return e;
-        schema_row_init_state(t->schema, keys[i], rows[i]);
-        commit_row(t, keys[i]);
+        rows[i] = new.state;
+        schema_row_init_state(t->schema, keys[i], new.state);
+        commit_row(t, keys[i], &new);
     }
     return ERR_NONE;
 }
 
-enum err table_load(struct table *t, uint64_t key, const float *state)
+enum err table_expect(struct table *t, uint32_t partition, uint64_t rows)
 {
+    if (t->rows_max != 0 && rows > t->rows_max)
+        rows = t->rows_max; /* the first row too many is refused when it comes */
+    enum err e = index_expect(&t->index, partition, rows);
+    return e == ERR_NONE ? e : err_prefix(e, "table %s", t->schema->name);
+}
+
+enum err table_load(struct table *t, uint64_t key, const void *state)
+{
+    struct new_row row;
     if (!owns_all(t, &key, 1))
         return err_set(ERR_CORRUPT, "table %s: key %llu is not in partitions %u to %u",
                        t->schema->name, (unsigned long long)key, t->first_partition,
                        t->end_partition - 1);
-    if (index_find(&t->index, key) != INDEX_EMPTY)
-        return err_set(ERR_CORRUPT, "table %s: key %llu is there twice", t->schema->name,
-                       (unsigned long long)key);
-    float *row;
     enum err e = prepare_row(t, key, &row);
     if (e != ERR_NONE)
         return e;
-    memcpy(row, state, t->schema->state_dim * sizeof *state);
-    commit_row(t, key);
+    if (index_has(&row.place, key))
+        return err_set(ERR_CORRUPT, "table %s: key %llu is there twice", t->schema->name,
+                       (unsigned long long)key);
+    memcpy(row.state, state, t->schema->state_dim * sizeof(float));
+    commit_row(t, key, &row);
     return ERR_NONE;
 }

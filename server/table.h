@@ -60,8 +60,11 @@ void table_find(const struct table *t, const uint64_t *keys, uint32_t count, flo
 enum err table_find_or_insert(struct table *t, const uint64_t *keys, uint32_t count,
                               float **rows) MUST_CHECK;
 
-/* Appends a row that a checkpoint holds; keys ascending over all calls. */
-enum err table_load(struct table *t, uint64_t key, const float *state) MUST_CHECK;
+/* Makes room for `rows` more rows of a partition of the table's, so that none of them makes the
+   index grow; rows that do not come cost memory alone. */
+enum err table_expect(struct table *t, uint32_t partition, uint64_t rows) MUST_CHECK;
+/* Appends a row that a checkpoint holds, wherever it lies; keys ascending over all calls. */
+enum err table_load(struct table *t, uint64_t key, const void *state) MUST_CHECK;
 
 /*
  * Snapshots. begin freezes the rows as they are now; table_touch() must be called before a row is

@@ -111,12 +111,22 @@ static enum err crowded(const struct table_index *x, const struct index_segment 
                    s->count, x->first_partition + (uint32_t)(s - x->segments));
 }
 
-static enum err segment_grow(struct table_index *x, struct index_segment *s)
+/* Seven of ten slots would be used, or more. */
+static bool is_full(uint64_t keys, uint32_t homes)
 {
-    for (uint32_t order = s->line_count > 0 ? order_of(s) + 1 : 0;; order++) {
+    return keys * 10 >= (uint64_t)homes * INDEX_LINE_SLOTS * 7;
+}
+
+/* At least to the next size, and to one that has room for `keys`. */
+static enum err segment_grow(struct table_index *x, struct index_segment *s, uint64_t keys)
+{
+    uint32_t order = s->line_count > 0 ? order_of(s) + 1 : 0;
+    while (order < ORDER_MAX && is_full(keys, homes_of_order(order)))
+        order++;
+    for (;; order++) {
         if (order > ORDER_MAX)
             return err_set(ERR_LIMIT, "a partition with %u rows cannot grow", s->count);
-        if (homes_of_order(order) > 16 * ((uint64_t)s->count + 64))
+        if (homes_of_order(order) > 16 * (keys + 64))
             return crowded(x, s);
         struct index_segment grown;
         enum err e = segment_init(x, &grown, order);
@@ -129,6 +139,13 @@ static enum err segment_grow(struct table_index *x, struct index_segment *s)
         }
         segment_deinit(x, &grown);
     }
+}
+
+enum err index_expect(struct table_index *x, uint32_t partition, uint64_t keys)
+{
+    CHECK(partition >= x->first_partition && partition - x->first_partition < x->segment_count);
+    struct index_segment *s = &x->segments[partition - x->first_partition];
+    return is_full(s->count + keys, s->line_count) ? segment_grow(x, s, s->count + keys) : ERR_NONE;
 }
 
 /* The first empty slot from `slot` on; at its segment's end, the first of the line that stays
@@ -144,11 +161,11 @@ static struct index_slot next_empty(struct index_slot slot)
     return slot;
 }
 
-enum err index_reserve(struct table_index *x, uint64_t key)
+enum err index_reserve(struct table_index *x, uint64_t key, struct index_place *out)
 {
     struct index_segment *s = index_segment(x, key);
-    if ((uint64_t)s->count * 10 >= (uint64_t)s->line_count * INDEX_LINE_SLOTS * 7) {
-        enum err e = segment_grow(x, s);
+    if (is_full(s->count, s->line_count)) {
+        enum err e = segment_grow(x, s, s->count);
         if (e != ERR_NONE)
             return e;
     }
@@ -156,22 +173,22 @@ enum err index_reserve(struct table_index *x, uint64_t key)
         struct index_slot slot = index_probe(s, key);
         if (slot.line - s->lines > (int64_t)index_home(s, key) + DISPLACEMENT_MAX)
             return crowded(x, s);
-        if (next_empty(slot).line < s->lines + lines_used(s->line_count))
+        struct index_slot end = next_empty(slot);
+        if (end.line < s->lines + lines_used(s->line_count)) {
+            *out = (struct index_place){slot, end};
             return ERR_NONE;
-        enum err e = segment_grow(x, s);
+        }
+        enum err e = segment_grow(x, s, s->count);
         if (e != ERR_NONE)
             return e;
     }
 }
 
-enum err index_insert(struct table_index *x, uint64_t key, uint32_t row)
+void index_insert(struct table_index *x, uint64_t key, uint32_t row,
+                  const struct index_place *place)
 {
-    enum err e = index_reserve(x, key);
-    if (e != ERR_NONE)
-        return e;
-    struct index_segment *s = index_segment(x, key);
-    struct index_slot slot = index_probe(s, key), end = next_empty(slot);
-    CHECK(slot.line->keys[slot.at] != key || slot.line->rows[slot.at] == INDEX_EMPTY);
+    struct index_slot slot = place->slot, end = place->end;
+    CHECK(!index_has(place, key));
     /* Everything up to the empty slot moves on by one. */
     while (end.line != slot.line || end.at != slot.at) {
         struct index_slot before = {end.at > 0 ? end.line : end.line - 1,
@@ -182,9 +199,8 @@ enum err index_insert(struct table_index *x, uint64_t key, uint32_t row)
     }
     slot.line->keys[slot.at] = key;
     slot.line->rows[slot.at] = row;
-    s->count++;
+    index_segment(x, key)->count++;
     x->count++;
-    return ERR_NONE;
 }
 
 bool index_next(const struct table_index *x, uint64_t *key, uint32_t *row)

@@ -48,6 +48,11 @@ struct index_slot {
     uint32_t at;
 };
 
+/* Where a key is or belongs, and the first empty slot from there on. */
+struct index_place {
+    struct index_slot slot, end;
+};
+
 struct table_index {
     struct index_segment *segments; /* one for each partition from first_partition on */
     uint32_t first_partition, segment_count;
@@ -60,10 +65,13 @@ enum err index_init(struct table_index *x, uint32_t first_partition,
                     uint32_t end_partition) MUST_CHECK;
 void index_deinit(struct table_index *x);
 
-/* Adds a key that is absent. */
-enum err index_insert(struct table_index *x, uint64_t key, uint32_t row) MUST_CHECK;
-/* Makes sure that the next index_insert() of this key does not fail. */
-enum err index_reserve(struct table_index *x, uint64_t key) MUST_CHECK;
+/* Makes room for `keys` more keys of one partition at once. */
+enum err index_expect(struct table_index *x, uint32_t partition, uint64_t keys) MUST_CHECK;
+/* Finds a key's place, and makes room there; good until the index changes. */
+enum err index_reserve(struct table_index *x, uint64_t key, struct index_place *out) MUST_CHECK;
+/* Adds a key that is absent at its place. */
+void index_insert(struct table_index *x, uint64_t key, uint32_t row,
+                  const struct index_place *place);
 
 /* The first key >= *key: true, and *key and *row are set; false: there is none. */
 bool index_next(const struct table_index *x, uint64_t *key, uint32_t *row);
@@ -92,6 +100,12 @@ static inline struct index_slot index_probe(const struct index_segment *s, uint6
         if (smaller < INDEX_LINE_SLOTS)
             return (struct index_slot){line, smaller};
     }
+}
+
+static inline bool index_has(const struct index_place *place, uint64_t key)
+{
+    const struct index_line *line = place->slot.line;
+    return line->keys[place->slot.at] == key && line->rows[place->slot.at] != INDEX_EMPTY;
 }
 
 /* Always inlined, because gcc drops calls of functions that do nothing but prefetch. */

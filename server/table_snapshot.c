@@ -36,11 +36,12 @@ static uint64_t copy_bytes(const struct table_snapshot *s, uint32_t copies)
 static enum err copy_row(struct table *t, uint64_t key, const float *row)
 {
     struct table_snapshot *s = &t->snapshot;
+    struct index_place place;
     enum err e = ERR_NONE;
     if (s->copy_index.segments == NULL)
         e = index_init(&s->copy_index, t->first_partition, t->end_partition);
     if (e == ERR_NONE)
-        e = index_reserve(&s->copy_index, key);
+        e = index_reserve(&s->copy_index, key, &place);
     if (e == ERR_NONE)
         e = arena_reserve(&s->copies);
     if (e != ERR_NONE)
@@ -51,8 +52,7 @@ static enum err copy_row(struct table *t, uint64_t key, const float *row)
             ERR_LIMIT, "table %s: the snapshot's copies take %llu bytes, and it may have %llu",
             t->schema->name, (unsigned long long)bytes, (unsigned long long)s->memory_bytes);
     memcpy(arena_row(&s->copies, s->copies.rows), row, t->schema->state_dim * sizeof *row);
-    e = index_insert(&s->copy_index, key, s->copies.rows);
-    CHECK(e == ERR_NONE);
+    index_insert(&s->copy_index, key, s->copies.rows, &place);
     s->copies.rows++;
     return ERR_NONE;
 }

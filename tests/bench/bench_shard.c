@@ -56,14 +56,14 @@ static void setup(struct bench *b)
         .name = "v", .dim = DIM, .optimizer = {.type = "sgd", .learning_rate = 0.1}};
     b->schema = (struct schema){.tables = &b->table, .table_count = 1};
     CHECK(schema_finish(&b->schema, 1) == ERR_NONE);
-    struct shard_options o = {.job = "bench",
-                              .generation = 1,
-                              .end_partition = PARTITION_COUNT,
-                              .rank_count = b->ranks,
-                              .schema = &b->schema,
-                              .wait_ms = 1000,
-                              .steps = {.steps_per_epoch = LAST_STEP + 1,
-                                        .last_step = LAST_STEP + 1}};
+    struct shard_options o = {
+        .job = "bench",
+        .generation = 1,
+        .end_partition = PARTITION_COUNT,
+        .rank_count = b->ranks,
+        .schema = &b->schema,
+        .wait_ms = 1000,
+        .steps = {.steps_per_epoch = LAST_STEP + 1, .last_step = LAST_STEP + 1}};
     CHECK(shard_create(&o, &b->shard) == ERR_NONE);
     float row[DIM] = {0};
     for (uint32_t i = 0; i < b->rows; i++)

@@ -70,8 +70,8 @@ static enum err read_all(const char *uri, uint64_t pieces, uint64_t *piece)
 
 int main(int count, char **arguments)
 {
-    int code = storage_tool_begin(count, arguments, 2,
-                                  "storage_pour MEBIBYTES URI [--set NAME=VALUE]...");
+    int code =
+        storage_tool_begin(count, arguments, 2, "storage_pour MEBIBYTES URI [--set NAME=VALUE]...");
     if (code != 0)
         return code;
     uint64_t mib = strtoull(arguments[1], NULL, 10);

@@ -79,16 +79,17 @@ void plan_make(uint64_t seed, struct plan *out);
 
 #define SIM_COUNTERS(X)                                                                            \
     X(seeds)                                                                                       \
-    X(events) X(steps) X(messages) X(lost) X(doubled) X(resets) X(late) X(deadlines) X(crashes)    \
-        X(restarts) X(pauses) X(zombies) X(partitions) X(registry_outages)                         \
-            X(registry_lost_replies) X(expired_sessions) X(elections) X(deposed) X(fenced)         \
-                X(stale_reads) X(blind) X(mangled) X(busy) X(held_back) X(bad_records)             \
-                X(store_failures) X(store_outages) X(store_lost_replies) X(damaged)                \
-                    X(damaged_refused) X(snapshots) X(torn_snapshots) X(published) X(retained)     \
-                        X(removed) X(records) X(restores) X(recoveries) X(moved_ranks)             \
-                            X(resumed_ranks) X(replaced) X(not_formed) X(duplicates)               \
-                                X(evaluations) X(stopped_early) X(stops) X(checkpoints_now)        \
-                                    X(drains) X(takeovers) X(whole_cluster)
+    X(events)                                                                                      \
+    X(steps) X(messages) X(lost) X(doubled) X(resets) X(late) X(deadlines) X(crashes) X(restarts)  \
+        X(pauses) X(zombies) X(partitions) X(registry_outages) X(registry_lost_replies)            \
+            X(expired_sessions) X(elections) X(deposed) X(fenced) X(stale_reads) X(blind)          \
+                X(mangled) X(busy) X(held_back) X(bad_records) X(store_failures) X(store_outages)  \
+                    X(store_lost_replies) X(damaged) X(damaged_refused) X(snapshots)               \
+                        X(torn_snapshots) X(published) X(retained) X(removed) X(records)           \
+                            X(restores) X(recoveries) X(moved_ranks) X(resumed_ranks) X(replaced)  \
+                                X(not_formed) X(duplicates) X(evaluations) X(stopped_early)        \
+                                    X(stops) X(checkpoints_now) X(drains) X(takeovers)             \
+                                        X(whole_cluster)
 
 struct counters {
 #define COUNTER(name) uint64_t name;

@@ -68,7 +68,7 @@ static void test_references(void **state)
     chain_deinit(&copy);
     assert_int_equal(releases, 1);
 
-    chain_append_take(&c, buf_create(0));    /* frees it at once */
+    chain_append_take(&c, buf_create(0)); /* frees it at once */
     assert_int_equal(c.count, 0);
     chain_deinit(&c);
 }

@@ -70,7 +70,7 @@ static void test_names(void **state)
     }
     assert_string_equal(err_name(ERR_NOT_FOUND), "not_found");
     assert_string_equal(err_name(ERR_COUNT), "unknown");
-    assert_string_equal(err_name((enum err)-1), "unknown");
+    assert_string_equal(err_name((enum err) - 1), "unknown");
 }
 
 static void *other_thread(void *argument)

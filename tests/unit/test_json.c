@@ -31,11 +31,27 @@ static struct json *parse(const char *text)
 static void test_canonical_texts(void **state)
 {
     static const char *const same[] = {
-        "null", "true", "false", "0", "-1", "9223372036854775807", "-9223372036854775808",
-        "0.5", "-0.0",
-        "1.0", "1e+300", "5e-324", "0.1", "0.30000000000000004", "1.7976931348623157e+308", "\"\"",
+        "null",
+        "true",
+        "false",
+        "0",
+        "-1",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "0.5",
+        "-0.0",
+        "1.0",
+        "1e+300",
+        "5e-324",
+        "0.1",
+        "0.30000000000000004",
+        "1.7976931348623157e+308",
+        "\"\"",
         "\"a\\\"b\\\\c\\n\\t\\r\\b\\f\\u0001\"",
-        "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"", "[]", "{}", "[1,[2,[]],{}]",
+        "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"",
+        "[]",
+        "{}",
+        "[1,[2,[]],{}]",
         "{\"b\":1,\"a\":{\"c\":[null,true]},\"\":0}",
     };
     for (size_t i = 0; i < COUNT(same); i++) {
@@ -53,10 +69,16 @@ static void test_other_spellings(void **state)
     static const struct {
         const char *text, *canonical;
     } cases[] = {
-        {" [ 1 ,\t2\r\n] ", "[1,2]"}, {"-0", "0"}, {"1E2", "100.0"}, {"1.50", "1.5"},
-        {"\"\\u00e9\\/\"", "\"\xc3\xa9/\""}, {"\"\\ud83d\\ude00\"", "\"\xf0\x9f\x98\x80\""},
-        {"\"\\uFFFD\\u20AC\"", "\"\xef\xbf\xbd\xe2\x82\xac\""}, {"1e-400", "0.0"},
-        {"123456789012.0", "123456789012.0"}, {"1e15", "1e+15"},
+        {" [ 1 ,\t2\r\n] ", "[1,2]"},
+        {"-0", "0"},
+        {"1E2", "100.0"},
+        {"1.50", "1.5"},
+        {"\"\\u00e9\\/\"", "\"\xc3\xa9/\""},
+        {"\"\\ud83d\\ude00\"", "\"\xf0\x9f\x98\x80\""},
+        {"\"\\uFFFD\\u20AC\"", "\"\xef\xbf\xbd\xe2\x82\xac\""},
+        {"1e-400", "0.0"},
+        {"123456789012.0", "123456789012.0"},
+        {"1e15", "1e+15"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct json *j = parse(cases[i].text);
@@ -178,7 +200,7 @@ static void test_building(void **state)
     json_push(list, json_int(1));
     json_push(list, json_text("x"));
     json_set(root, "none", json_null());
-    json_set_int(root, "step", 13);    /* replaced in its place */
+    json_set_int(root, "step", 13); /* replaced in its place */
     json_set(root, "empty", json_object());
     struct str out = {0};
     json_write(root, false, &out);

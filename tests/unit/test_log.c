@@ -59,8 +59,8 @@ static void test_form(void **state)
     assert_true(
         str_glob_match(STAMP "server-0 info shard restored step=12 rows=34\n", log_content()));
     log_error("rpc", "bad value='%s'", "x\ny\tz\x1b[31m\x7f");
-    assert_true(str_glob_match(
-        STAMP "server-0 error rpc bad value='x\\ny\\x09z\\x1b[[]31m\\x7f'\n", log_content()));
+    assert_true(str_glob_match(STAMP "server-0 error rpc bad value='x\\ny\\x09z\\x1b[[]31m\\x7f'\n",
+                               log_content()));
     log_warn("rpc", "unicode \xc3\xa9");
     assert_true(str_glob_match(STAMP "server-0 warn rpc unicode \xc3\xa9\n", log_content()));
 }

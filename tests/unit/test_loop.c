@@ -58,13 +58,13 @@ static void test_post_bound_and_stop(void **state)
         assert_int_equal(loop_post(w.loop, count_and_stop, &w), ERR_NONE);
     assert_int_equal(loop_post(w.loop, count_and_stop, &w), ERR_LIMIT);
     loop_run(w.loop);
-    assert_int_equal(w.count, 4096);    /* all that were accepted */
+    assert_int_equal(w.count, 4096); /* all that were accepted */
     assert_int_equal(loop_post(w.loop, count_and_stop, &w), ERR_CANCELLED);
     loop_destroy(w.loop);
 
     open_world(&w);
     assert_int_equal(loop_post(w.loop, count_late, &w), ERR_NONE);
-    loop_destroy(w.loop);    /* never ran: nothing is run */
+    loop_destroy(w.loop); /* never ran: nothing is run */
     assert_int_equal(w.late, 0);
     loop_destroy(NULL);
 }
@@ -123,8 +123,8 @@ static void destroy_both(void *context)
     struct world *w = context;
     count_and_stop(w);
     if (w->count == 3) {
-        loop_timer_destroy(w->victim);    /* due now as well */
-        loop_timer_destroy(w->timer);     /* from its own callback */
+        loop_timer_destroy(w->victim); /* due now as well */
+        loop_timer_destroy(w->timer);  /* from its own callback */
         loop_timer_create(w->loop, 3, 0, count_and_stop, w);
     }
 }
@@ -136,7 +136,7 @@ static void test_timers(void **state)
     w.stop_at = 4;
     w.timer = loop_timer_create(w.loop, 0, 1, destroy_both, &w);
     w.victim = loop_timer_create(w.loop, 60000, 0, count_late, &w);
-    loop_timer_create(w.loop, 60000, 0, count_late, &w);    /* left to loop_destroy() */
+    loop_timer_create(w.loop, 60000, 0, count_late, &w); /* left to loop_destroy() */
     loop_run(w.loop);
     assert_int_equal(w.count, 4);
     assert_int_equal(w.late, 0);

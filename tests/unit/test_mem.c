@@ -58,7 +58,7 @@ static void test_fail_nth(void **state)
         mem_free(memory);
     }
     mem_fail_nth(1);
-    mem_free(must_alloc(5));    /* neither fails nor counts */
+    mem_free(must_alloc(5)); /* neither fails nor counts */
     assert_null(mem_alloc(1));
 }
 

@@ -379,9 +379,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_leader_yet),  cmocka_unit_test(test_capacity),
         cmocka_unit_test(test_poke),           cmocka_unit_test(test_orders_once),
-        cmocka_unit_test(test_leader_changes),
-        cmocka_unit_test(test_promise), cmocka_unit_test(test_newer_leader),
-        cmocka_unit_test(test_address),
+        cmocka_unit_test(test_leader_changes), cmocka_unit_test(test_promise),
+        cmocka_unit_test(test_newer_leader),   cmocka_unit_test(test_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

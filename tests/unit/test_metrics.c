@@ -47,21 +47,20 @@ static void test_metrics(void **state)
 
     struct str out = {0};
     metrics_write_text(&out);
-    assert_string_equal(out.data,
-                        "# HELP paramd_rows_total Rows.\\nA \\\\ second line.\n"
-                        "# TYPE paramd_rows_total counter\n"
-                        "paramd_rows_total 9000000000000090000\n"
-                        "# HELP paramd_wait_seconds_total Waiting.\n"
-                        "# TYPE paramd_wait_seconds_total counter\n"
-                        "paramd_wait_seconds_total 1.750000000\n"
-                        "# HELP paramd_depth Depth.\n"
-                        "# TYPE paramd_depth gauge\n"
-                        "paramd_depth -0.5\n");
+    assert_string_equal(out.data, "# HELP paramd_rows_total Rows.\\nA \\\\ second line.\n"
+                                  "# TYPE paramd_rows_total counter\n"
+                                  "paramd_rows_total 9000000000000090000\n"
+                                  "# HELP paramd_wait_seconds_total Waiting.\n"
+                                  "# TYPE paramd_wait_seconds_total counter\n"
+                                  "paramd_wait_seconds_total 1.750000000\n"
+                                  "# HELP paramd_depth Depth.\n"
+                                  "# TYPE paramd_depth gauge\n"
+                                  "paramd_depth -0.5\n");
     static const struct {
         double value;
         const char *text;
-    } cases[] = {{NAN, "NaN"}, {INFINITY, "+Inf"}, {-INFINITY, "-Inf"},
-                 {1e300, "1e+300"}, {0, "0"}};
+    } cases[] = {
+        {NAN, "NaN"}, {INFINITY, "+Inf"}, {-INFINITY, "-Inf"}, {1e300, "1e+300"}, {0, "0"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         metric_set(depth, cases[i].value);
         str_clear(&out);

@@ -78,7 +78,7 @@ static void test_sleeping_threads_wake(void **state)
         check_run(p, PIECES);
     }
     pool_destroy(p);
-    for (int i = 0; i < 50; i++) {    /* destroyed at once, while starting, after one run */
+    for (int i = 0; i < 50; i++) { /* destroyed at once, while starting, after one run */
         p = pool_create(4);
         if (i % 2)
             check_run(p, 7);

@@ -16,8 +16,8 @@
 
 #include "common/queue.h"
 
-#define PRODUCERS 3
-#define CONSUMERS 3
+#define PRODUCERS    3
+#define CONSUMERS    3
 #define PER_PRODUCER 20000
 
 static void *number(uintptr_t n)
@@ -33,7 +33,7 @@ static void test_rules(void **state)
     assert_int_equal(queue_pop(q, &item, 1), ERR_TIMEOUT);
     assert_ptr_equal(item, number(99));
     uintptr_t in = 0, out = 0;
-    for (int round = 0; round < 10; round++) {    /* the ring goes round */
+    for (int round = 0; round < 10; round++) { /* the ring goes round */
         while (queue_length(q) < 3)
             assert_int_equal(queue_push(q, number(in++), 0), ERR_NONE);
         assert_int_equal(queue_push(q, number(77), 0), ERR_LIMIT);

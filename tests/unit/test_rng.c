@@ -101,7 +101,7 @@ static void test_normal_moments(void **state)
             neighbours += x * values[i - 1];
     }
     mem_free(values);
-    double error = 4 / sqrt(COUNT);    /* four standard errors of a variable of variance 1 */
+    double error = 4 / sqrt(COUNT); /* four standard errors of a variable of variance 1 */
     assert_true(fabs(sums[1] / COUNT) < error);
     assert_true(fabs(sums[2] / COUNT - 1) < error * sqrt(2));
     assert_true(fabs(sums[3] / COUNT) < error * sqrt(15));

@@ -22,7 +22,6 @@
 
 static struct shard_fixture f;
 
-
 static struct steps calendar(enum consistency mode, uint32_t depth)
 {
     return (struct steps){.consistency = mode,

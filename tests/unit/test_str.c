@@ -80,11 +80,22 @@ static void test_parse_u64(void **state)
         bool good;
         uint64_t value;
     } cases[] = {
-        {"0", true, 0}, {"7", true, 7}, {"007", true, 7},
+        {"0", true, 0},
+        {"7", true, 7},
+        {"007", true, 7},
         {"18446744073709551615", true, UINT64_MAX},
-        {"18446744073709551616", false, 0}, {"99999999999999999999", false, 0}, {"", false, 0},
-        {"-1", false, 0}, {"+1", false, 0}, {" 1", false, 0}, {"1 ", false, 0}, {"1x", false, 0},
-        {"0x10", false, 0}, {"1.0", false, 0}, {"1e3", false, 0}, {"\xd9\xa1", false, 0},
+        {"18446744073709551616", false, 0},
+        {"99999999999999999999", false, 0},
+        {"", false, 0},
+        {"-1", false, 0},
+        {"+1", false, 0},
+        {" 1", false, 0},
+        {"1 ", false, 0},
+        {"1x", false, 0},
+        {"0x10", false, 0},
+        {"1.0", false, 0},
+        {"1e3", false, 0},
+        {"\xd9\xa1", false, 0},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         uint64_t value = 12345;
@@ -109,10 +120,18 @@ static void test_parse_i64(void **state)
         bool good;
         int64_t value;
     } cases[] = {
-        {"0", true, 0}, {"-0", true, 0}, {"-7", true, -7}, {"9223372036854775807", true, INT64_MAX},
-        {"-9223372036854775808", true, INT64_MIN}, {"9223372036854775808", false, 0},
-        {"-9223372036854775809", false, 0}, {"", false, 0}, {"-", false, 0}, {"--1", false, 0},
-        {"+1", false, 0}, {"1-", false, 0},
+        {"0", true, 0},
+        {"-0", true, 0},
+        {"-7", true, -7},
+        {"9223372036854775807", true, INT64_MAX},
+        {"-9223372036854775808", true, INT64_MIN},
+        {"9223372036854775808", false, 0},
+        {"-9223372036854775809", false, 0},
+        {"", false, 0},
+        {"-", false, 0},
+        {"--1", false, 0},
+        {"+1", false, 0},
+        {"1-", false, 0},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         int64_t value = 12345;
@@ -129,13 +148,34 @@ static void test_parse_f64(void **state)
         bool good;
         double value;
     } cases[] = {
-        {"0", true, 0}, {"-0.0", true, -0.0}, {"1.5", true, 1.5}, {"1e-3", true, 1e-3},
-        {"-1.25E+2", true, -125}, {".5", true, 0.5}, {"5.", true, 5}, {"1e-400", true, 0},
-        {"1.7976931348623157e308", true, 0x1.fffffffffffffp1023}, {"5e-324", true, 0x1p-1074},
-        {"0.1", true, 0.1}, {"1e309", false, 0}, {"", false, 0}, {".", false, 0}, {"-", false, 0},
-        {"e5", false, 0}, {"1e", false, 0}, {"1e+", false, 0}, {"nan", false, 0}, {"inf", false, 0},
-        {"-inf", false, 0}, {"0x1p3", false, 0}, {"1 ", false, 0}, {" 1", false, 0},
-        {"+1", false, 0}, {"1,5", false, 0}, {"1.2.3", false, 0}, {"1f", false, 0},
+        {"0", true, 0},
+        {"-0.0", true, -0.0},
+        {"1.5", true, 1.5},
+        {"1e-3", true, 1e-3},
+        {"-1.25E+2", true, -125},
+        {".5", true, 0.5},
+        {"5.", true, 5},
+        {"1e-400", true, 0},
+        {"1.7976931348623157e308", true, 0x1.fffffffffffffp1023},
+        {"5e-324", true, 0x1p-1074},
+        {"0.1", true, 0.1},
+        {"1e309", false, 0},
+        {"", false, 0},
+        {".", false, 0},
+        {"-", false, 0},
+        {"e5", false, 0},
+        {"1e", false, 0},
+        {"1e+", false, 0},
+        {"nan", false, 0},
+        {"inf", false, 0},
+        {"-inf", false, 0},
+        {"0x1p3", false, 0},
+        {"1 ", false, 0},
+        {" 1", false, 0},
+        {"+1", false, 0},
+        {"1,5", false, 0},
+        {"1.2.3", false, 0},
+        {"1f", false, 0},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         double value = 12345;
@@ -159,16 +199,36 @@ static void test_glob(void **state)
         const char *pattern, *text;
         bool match;
     } cases[] = {
-        {"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "abc", true}, {"a*", "abc", true},
-        {"*c", "abc", true}, {"a*c", "abc", true}, {"a*c", "abd", false},
+        {"", "", true},
+        {"", "a", false},
+        {"*", "", true},
+        {"*", "abc", true},
+        {"a*", "abc", true},
+        {"*c", "abc", true},
+        {"a*c", "abc", true},
+        {"a*c", "abd", false},
         {"a*b*c", "aXbYbZc", true},
-        {"*ab", "aab", true}, {"*aab", "aaaab", true}, {"?", "", false}, {"?", "a", true},
-        {"a?c", "abc", true}, {"a?c", "ac", false}, {"[abc]x", "bx", true}, {"[abc]x", "dx", false},
-        {"[a-c]", "b", true}, {"[a-c]", "-", false}, {"[a-]", "-", true}, {"[!a-c]", "d", true},
-        {"[!a-c]", "b", false}, {"[]a]", "]", true}, {"[]a]", "b", false}, {"[a", "[a", true},
-        {"part-*", "part-00000.csv", true}, {"part-*", "_SUCCESS", false},
+        {"*ab", "aab", true},
+        {"*aab", "aaaab", true},
+        {"?", "", false},
+        {"?", "a", true},
+        {"a?c", "abc", true},
+        {"a?c", "ac", false},
+        {"[abc]x", "bx", true},
+        {"[abc]x", "dx", false},
+        {"[a-c]", "b", true},
+        {"[a-c]", "-", false},
+        {"[a-]", "-", true},
+        {"[!a-c]", "d", true},
+        {"[!a-c]", "b", false},
+        {"[]a]", "]", true},
+        {"[]a]", "b", false},
+        {"[a", "[a", true},
+        {"part-*", "part-00000.csv", true},
+        {"part-*", "_SUCCESS", false},
         {"user_**", "user_id", true},
-        {"[", "[", true}, {"a\\", "a\\", true},
+        {"[", "[", true},
+        {"a\\", "a\\", true},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         if (str_glob_match(cases[i].pattern, cases[i].text) != cases[i].match)
@@ -187,9 +247,16 @@ static void test_nearest(void **state)
     static const struct {
         const char *text, *nearest;
     } cases[] = {
-        {"batch_sise", "batch_size"}, {"batchsize", "batch_size"}, {"bacth_size", "batch_size"},
-        {"sede", "seed"}, {"epoch", "epochs"}, {"seed", "seed"}, {"l", "lr"}, {"model", NULL},
-        {"completely_other", NULL}, {"xx", NULL},
+        {"batch_sise", "batch_size"},
+        {"batchsize", "batch_size"},
+        {"bacth_size", "batch_size"},
+        {"sede", "seed"},
+        {"epoch", "epochs"},
+        {"seed", "seed"},
+        {"l", "lr"},
+        {"model", NULL},
+        {"completely_other", NULL},
+        {"xx", NULL},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         const char *found = str_nearest(cases[i].text, words);
@@ -211,12 +278,28 @@ static void test_utf8(void **state)
         const char *text;
         size_t length;
     } cases[] = {
-        {"", 0}, {"a", 1}, {"\x7f", 1}, {"\xc2\x80", 2}, {"\xdf\xbf", 2}, {"\xe0\xa0\x80", 3},
-        {"\xed\x9f\xbf", 3}, {"\xee\x80\x80", 3}, {"\xf0\x90\x80\x80", 4}, {"\xf4\x8f\xbf\xbf", 4},
-        {"\x80", 0}, {"\xc0\x80", 0}, {"\xc1\xbf", 0}, {"\xc2", 0}, {"\xc2z", 0},
+        {"", 0},
+        {"a", 1},
+        {"\x7f", 1},
+        {"\xc2\x80", 2},
+        {"\xdf\xbf", 2},
+        {"\xe0\xa0\x80", 3},
+        {"\xed\x9f\xbf", 3},
+        {"\xee\x80\x80", 3},
+        {"\xf0\x90\x80\x80", 4},
+        {"\xf4\x8f\xbf\xbf", 4},
+        {"\x80", 0},
+        {"\xc0\x80", 0},
+        {"\xc1\xbf", 0},
+        {"\xc2", 0},
+        {"\xc2z", 0},
         {"\xe0\x9f\xbf", 0},
-        {"\xed\xa0\x80", 0}, {"\xe1\x80", 0}, {"\xf0\x8f\xbf\xbf", 0}, {"\xf4\x90\x80\x80", 0},
-        {"\xf5\x80\x80\x80", 0}, {"\xff", 0},
+        {"\xed\xa0\x80", 0},
+        {"\xe1\x80", 0},
+        {"\xf0\x8f\xbf\xbf", 0},
+        {"\xf4\x90\x80\x80", 0},
+        {"\xf5\x80\x80\x80", 0},
+        {"\xff", 0},
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         assert_int_equal(str_utf8_length(span_of(cases[i].text)), cases[i].length);

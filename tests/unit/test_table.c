@@ -303,6 +303,40 @@ static void test_ascending(void **state)
     }
 }
 
+/* Room is made once: what comes then is memory for rows alone, in whatever order. */
+static void test_expected(void **state)
+{
+    enum { COUNT = 20000, ROW_BYTES = 32, SLACK = 8192 };
+    const uint64_t first = partition_first_key(20);
+    const uint64_t step = (partition_first_key(21) - first) / COUNT;
+    float row[STATE_DIM] = {0}, *rows[1];
+    make_schema(0);
+    for (int ascending = 0; ascending < 2; ascending++) {
+        struct table *t;
+        assert_int_equal(table_create(&schema, 16, 32, &t), ERR_NONE);
+        assert_int_equal(table_expect(t, 20, 0), ERR_NONE);
+        assert_int_equal(table_expect(t, 20, COUNT), ERR_NONE);
+        uint64_t before = table_memory(t);
+        for (uint64_t i = 0; i < COUNT; i++) {
+            uint64_t key = first + (ascending ? i : i * 7919 % COUNT) * step;
+            row[0] = (float)i;
+            assert_int_equal(table_load(t, key, row), ERR_NONE);
+            table_find(t, &key, 1, rows);
+            assert_true(rows[0] != NULL && rows[0][0] == (float)i);
+        }
+        assert_int_equal(table_rows(t), COUNT);
+        assert_true(table_memory(t) - before <= COUNT * ROW_BYTES + SLACK);
+        /* It grows on from there, and partitions at both ends are the table's own. */
+        assert_int_equal(table_expect(t, 20, 10 * COUNT), ERR_NONE);
+        assert_int_equal(table_expect(t, 16, 5), ERR_NONE);
+        assert_int_equal(table_expect(t, 31, 5), ERR_NONE);
+        uint64_t key = first;
+        table_find(t, &key, 1, rows);
+        assert_true(rows[0] != NULL && rows[0][0] == 0);
+        table_destroy(t);
+    }
+}
+
 static void test_memory(void **state)
 {
     struct table *t;
@@ -447,17 +481,12 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spread),
-        cmocka_unit_test(test_clustered),
-        cmocka_unit_test(test_extreme),
-        cmocka_unit_test(test_load),
-        cmocka_unit_test(test_crowded),
-        cmocka_unit_test(test_max_rows),
-        cmocka_unit_test(test_ascending),
-        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_snapshot_limit),
-        cmocka_unit_test(test_snapshot_behind),
-        cmocka_unit_test(test_snapshot_of_nothing),
+        cmocka_unit_test(test_spread),          cmocka_unit_test(test_clustered),
+        cmocka_unit_test(test_extreme),         cmocka_unit_test(test_load),
+        cmocka_unit_test(test_crowded),         cmocka_unit_test(test_max_rows),
+        cmocka_unit_test(test_ascending),       cmocka_unit_test(test_expected),
+        cmocka_unit_test(test_memory),          cmocka_unit_test(test_snapshot_limit),
+        cmocka_unit_test(test_snapshot_behind), cmocka_unit_test(test_snapshot_of_nothing),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

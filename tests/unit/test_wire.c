@@ -442,11 +442,10 @@ static void test_payload(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_ways), cmocka_unit_test(test_any_order),
-        cmocka_unit_test(test_truncated), cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_malformed), cmocka_unit_test(test_too_many_fields),
-        cmocka_unit_test(test_without_payload),
-        cmocka_unit_test(test_payload),
+        cmocka_unit_test(test_both_ways),       cmocka_unit_test(test_any_order),
+        cmocka_unit_test(test_truncated),       cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_malformed),       cmocka_unit_test(test_too_many_fields),
+        cmocka_unit_test(test_without_payload), cmocka_unit_test(test_payload),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }
