@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Large files to and from real stores on loopback, beside curl's raw upload and download to the same server in the same run.
 
-    tests/bench/bench_storage.py [MEBIBYTES [s3|hdfs]]
+    tests/bench/bench_storage.py [MEBIBYTES [STORE…]]      STORE: versitygw, swift, hdfs
 
 Goal: 0.8 of curl's speed, and less than 256 MiB of memory beside the model.
 
 Method: of each store, rounds of curl (one PUT, then one GET, of a file of random bytes; S3's body is not signed), storage_pour
 (one object written and read in order) and bench_checkpoint (a shard's checkpoint, and its restoring); all see the same machine.
-Medians of three rounds. curl's upload in parts of 8 MiB, one after the other, is what a server makes of a multipart upload.
+Medians of three rounds. Ratios are of curl's upload, and for reading of its download, too. curl's upload in parts of 8 MiB, one
+after the other, is what a server makes of a multipart upload: versitygw copies all parts together at the end, Swift does not.
 """
 import json
 import os
@@ -21,7 +22,7 @@ import xml.etree.ElementTree
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "integration"))
 from hdfs import Hdfs, why_not  # noqa: E402
-from s3_servers import Unavailable, VersityGW, environment  # noqa: E402
+from s3_servers import Swift, Unavailable, VersityGW, environment  # noqa: E402
 
 MIB = int(sys.argv[1]) if len(sys.argv) > 1 else 2048
 ROUNDS = 3
@@ -75,9 +76,10 @@ def report(store, rounds):
             print(f"{store} {what}: {statistics.median(r[what] for r in rounds):.0f} MiB/s")
             continue
         for verb in ("write", "read"):
-            ratio = statistics.median(r[what][verb][0] / r[f"curl {verb}"] for r in rounds)
+            beside = [f"{statistics.median(r[what][verb][0] / r[raw] for r in rounds):.2f} of {raw}"
+                      for raw in dict.fromkeys(("curl write", f"curl {verb}"))]
             print(f"{store} {what} {verb} {MIB} MiB: {statistics.median(r[what][verb][0] for r in rounds):.0f} MiB/s, "
-                  f"ratio {ratio:.2f}, extra memory {max(r[what][verb][1] for r in rounds):.0f} MiB")
+                  f"{', '.join(beside)}, extra memory {max(r[what][verb][1] for r in rounds):.0f} MiB")
     sys.stdout.flush()
 
 
@@ -106,17 +108,18 @@ def on_hdfs(hdfs, path):
 
 
 def main():
-    wanted = sys.argv[2:] or ["s3", "hdfs"]
+    wanted = sys.argv[2:] or ["versitygw", "swift", "hdfs"]
     with tempfile.TemporaryDirectory(prefix="paramd-bench-") as place:
         path = os.path.join(place, "file")
         with open(path, "wb") as f:
             block = os.urandom(1 << 20)
             for _ in range(MIB):
                 f.write(block)
-        if "s3" in wanted:
+        for kind in (VersityGW, Swift):
             try:
-                with VersityGW() as server:
-                    report("s3", [on_s3(server, path) for _ in range(ROUNDS)])
+                if kind.name in wanted:
+                    with kind() as server:
+                        report(kind.name, [on_s3(server, path) for _ in range(ROUNDS)])
             except Unavailable as e:
                 print(f"skipped: {e}")
         if "hdfs" in wanted and why_not():
