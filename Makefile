@@ -330,8 +330,8 @@ test-storage: tests
 # Models beside PyTorch's, in a Python that has it: the distribution's, build/torch/bin/python or TORCH_PYTHON.
 test-torch:
 	-deploy/install-deps.sh torch
-	$(MAKE) tests
-	tests/run.sh $(B) torch_oracle
+	$(MAKE) tests $(B)/bench/bench_gpu
+	tests/run.sh $(B) torch_
 
 # The whole suite under address, undefined-behaviour and thread sanitizers: two more builds, many minutes.
 test-sanitizers: all

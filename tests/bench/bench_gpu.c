@@ -4,8 +4,8 @@
  * matrix products alone, and bytes a second of gather and of the gradient by rows, beside a copy
  * within the device.
  *
- * bench_gpu [BATCH [PRECISION]]: one line a figure, "name value unit". Ends with 77 and the reason
- * where there is no GPU. bench_gpu.py puts PyTorch's figures beside them.
+ * bench_gpu [BATCH [PRECISION [ROUNDS [SHAPE...]]]]: one line a figure, "name value unit". Ends with
+ * 77 and the reason where there is no GPU. bench_gpu.py puts PyTorch's figures beside them.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,6 +17,7 @@
 #include "common/machine.h"
 #include "common/mem.h"
 #include "common/rng.h"
+#include "common/str.h"
 #include "tests/support/model_job.h"
 #include "tests/support/random_batch.h"
 #include "worker/device.h"
@@ -26,8 +27,10 @@
 #define FIELDS     26u
 #define DENSE      13u
 #define VOCABULARY 20000u /* of a field; small values are far more frequent */
-#define ROUNDS     30
+#define ROUNDS_MAX 1000
 #define WARM_UP    5
+
+static uint32_t rounds = 30;
 
 static const struct shape {
     const char *name;
@@ -180,16 +183,16 @@ static int by_size(const void *a, const void *b)
 /* The median of rounds, in nanoseconds, after some to warm up. */
 static double median(void (*round)(void *context, int number), void *context)
 {
-    uint64_t times[ROUNDS];
+    uint64_t times[ROUNDS_MAX];
     for (int i = 0; i < WARM_UP; i++)
         round(context, i);
-    for (int i = 0; i < ROUNDS; i++) {
+    for (uint32_t i = 0; i < rounds; i++) {
         uint64_t start = clock_ns();
-        round(context, i + WARM_UP);
+        round(context, (int)i + WARM_UP);
         times[i] = clock_ns() - start;
     }
-    qsort(times, ROUNDS, sizeof times[0], by_size);
-    return (double)times[ROUNDS / 2];
+    qsort(times, rounds, sizeof times[0], by_size);
+    return (double)times[rounds / 2];
 }
 
 static void step(void *context, int number)
@@ -327,36 +330,96 @@ static void bench_memory(struct bench *b, uint32_t n, const char *name)
     staging_destroy(s);
 }
 
+/* ---- from the command line -------------------------------------------------------------------- */
+
+struct arguments {
+    uint32_t batch;
+    enum precision precision;
+    bool wanted[sizeof shapes / sizeof shapes[0]];
+};
+
+static const char *const precisions[] = {"float32", "tf32", "bf16", "fp16"};
+
+static bool number_of(const char *text, uint32_t max, uint32_t *out)
+{
+    uint64_t value;
+    if (str_parse_u64(span_make(text, strlen(text)), &value) != ERR_NONE || value < 1 ||
+        value > max)
+        return false;
+    *out = (uint32_t)value;
+    return true;
+}
+
+static bool precision_of(const char *text, enum precision *out)
+{
+    for (size_t i = 0; i < sizeof precisions / sizeof precisions[0]; i++)
+        if (strcmp(text, precisions[i]) == 0) {
+            *out = (enum precision)i;
+            return true;
+        }
+    return false;
+}
+
+static bool wants(struct arguments *a, const char *name)
+{
+    bool found = false;
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        if (name == NULL || strcmp(name, shapes[i].name) == 0)
+            found = a->wanted[i] = true;
+    return found;
+}
+
+static bool parse(int argc, char **argv, struct arguments *a)
+{
+    bool good = argc < 2 || number_of(argv[1], 1u << 20, &a->batch);
+    good = good && (argc < 3 || precision_of(argv[2], &a->precision));
+    good = good && (argc < 4 || number_of(argv[3], ROUNDS_MAX, &rounds));
+    if (argc < 5)
+        wants(a, NULL);
+    for (int i = 4; good && i < argc; i++)
+        good = wants(a, argv[i]);
+    return good;
+}
+
+static void bench_shape(struct device *device, const struct shape *s, uint32_t n)
+{
+    struct bench b = {0};
+    bench_open(&b, device, s, n);
+    printf("%s_step %.3f ms\n", s->name, median(step, &b) / 1e6);
+    printf("%s_products %.3f ms\n", s->name, bench_products(&b, n) / 1e6);
+    printf("%s_keys %u rows\n", s->name, b.batches[0]->tables[0].key_count);
+    bench_memory(&b, n, s->name);
+    bench_close(&b);
+}
+
 int main(int argc, char **argv)
 {
-    static const char *const names[] = {"float32", "tf32", "bf16", "fp16"};
-    uint32_t n = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 16384;
+    struct arguments a = {.batch = 16384};
     struct device_options options = {.cuda = true};
     struct device_list list;
     struct device *device = NULL;
-    options.pool = pool_create(machine_cores());
-    for (uint32_t i = 0; argc > 2 && i < 4; i++)
-        if (strcmp(argv[2], names[i]) == 0)
-            options.precision = (enum precision)i;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what is measured stays, whatever comes after it */
+    if (!parse(argc, argv, &a)) {
+        fprintf(stderr, "bench_gpu [BATCH [PRECISION [ROUNDS [SHAPE...]]]]: float32, tf32, bf16 or "
+                        "fp16; deepfm_16, deepfm_64, dlrm_16 or dlrm_64\n");
+        return 2;
+    }
     if (device_list_find("cuda", &list) != ERR_NONE) {
         printf("bench_gpu: %s\n", err_text());
         return 77;
     }
+    options.precision = a.precision;
+    options.pool = pool_create(machine_cores());
     if (device_open(&options, &device) != ERR_NONE) {
         printf("bench_gpu: %s\n", err_text());
+        pool_destroy(options.pool);
         return 1;
     }
-    printf("# %s, %s, batch %u\n", device->compute->family(device), names[options.precision], n);
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        struct bench b = {0};
-        bench_open(&b, device, &shapes[i], n);
-        double ns = median(step, &b), products_ns = bench_products(&b, n);
-        printf("%s_step %.3f ms\n", shapes[i].name, ns / 1e6);
-        printf("%s_products %.3f ms\n", shapes[i].name, products_ns / 1e6);
-        printf("%s_keys %u rows\n", shapes[i].name, b.batches[0]->tables[0].key_count);
-        bench_memory(&b, n, shapes[i].name);
-        bench_close(&b);
-    }
+    printf("# %s, %s, batch %u\n", device->compute->family(device), precisions[a.precision],
+           a.batch);
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        if (a.wanted[i])
+            bench_shape(device, &shapes[i], a.batch);
     device_close(device);
     pool_destroy(options.pool);
     return 0;
