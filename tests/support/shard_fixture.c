@@ -1,5 +1,12 @@
 #include "tests/support/shard_fixture.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -500,4 +507,58 @@ uint64_t reference_digest(const struct shard_fixture *f, const struct reference 
     }
     digest = mix_in(digest, m->dense, sizeof m->dense);
     return mix_in(digest, m->slots, sizeof m->slots);
+}
+
+/* ---- one situation after the other ---- */
+
+struct steps shard_fixture_steps(enum consistency mode, uint32_t depth)
+{
+    return (struct steps){.consistency = mode,
+                          .steps_per_epoch = 20,
+                          .last_step = 20,
+                          .drain_every = 10,
+                          .eval_every = 10,
+                          .has_eval = true,
+                          .checkpoint_every = 5,
+                          .pipeline_depth = depth};
+}
+
+void shard_fixture_start_usual(struct shard_fixture *f, enum consistency mode, uint32_t depth,
+                               uint32_t ranks)
+{
+    struct steps steps = shard_fixture_steps(mode, depth);
+    memset(f, 0, sizeof *f);
+    shard_fixture_start(f, &steps, ranks);
+}
+
+void shard_fixture_begin(struct shard_fixture *f, enum consistency mode, uint32_t depth,
+                         uint32_t ranks)
+{
+    shard_fixture_start_usual(f, mode, depth, ranks);
+    shard_begin(f->shard, 0);
+}
+
+/* The answer to a request that is answered at once. */
+void shard_fixture_expect(struct shard_fixture *f, const struct fixture_request *r,
+                          Paramd__PushPullReply__Status status, const char *part)
+{
+    struct fixture_reply reply = {0};
+    shard_fixture_call(f, r, &reply);
+    if (reply.code != ERR_NONE || reply.status != status || strstr(reply.text, part) == NULL)
+        fail_msg("rank %u seq %llu: code %d status %d '%s', not %d '%s'", r->rank,
+                 (unsigned long long)r->seq, reply.code, reply.status, reply.text, status, part);
+    shard_fixture_reply_deinit(&reply);
+}
+
+struct fixture_request fixture_push(uint32_t rank, uint64_t seq)
+{
+    return (struct fixture_request){
+        .rank = rank, .seq = seq, .acked = seq > 0 ? seq - 1 : 0, .cut = seq + 1};
+}
+
+void shard_fixture_expect_push(struct shard_fixture *f, uint32_t rank, uint64_t seq,
+                               Paramd__PushPullReply__Status status)
+{
+    struct fixture_request r = fixture_push(rank, seq);
+    shard_fixture_expect(f, &r, status, "");
 }

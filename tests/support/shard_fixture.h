@@ -72,11 +72,26 @@ struct fixture_request {
 void shard_fixture_start(struct shard_fixture *f, const struct steps *steps, uint32_t ranks);
 void shard_fixture_stop(struct shard_fixture *f);
 
+/* 20 steps in an epoch, with drains, evaluations and checkpoints between them. */
+struct steps shard_fixture_steps(enum consistency mode, uint32_t depth);
+/* Of these steps, from nothing; _begin() is ready for requests, too. */
+void shard_fixture_start_usual(struct shard_fixture *f, enum consistency mode, uint32_t depth,
+                               uint32_t ranks);
+void shard_fixture_begin(struct shard_fixture *f, enum consistency mode, uint32_t depth,
+                         uint32_t ranks);
+
 void shard_fixture_send(struct shard_fixture *f, const struct fixture_request *r,
                         struct fixture_reply *out);
 /* The answer to a push-pull of seq, when none is expected to wait. */
 void shard_fixture_call(struct shard_fixture *f, const struct fixture_request *r,
                         struct fixture_reply *out);
+/* The answer comes at once, with this status, and `part` in its text; else the test has failed. */
+void shard_fixture_expect(struct shard_fixture *f, const struct fixture_request *r,
+                          Paramd__PushPullReply__Status status, const char *part);
+/* What a rank sends that has had all answers so far. */
+struct fixture_request fixture_push(uint32_t rank, uint64_t seq);
+void shard_fixture_expect_push(struct shard_fixture *f, uint32_t rank, uint64_t seq,
+                               Paramd__PushPullReply__Status status);
 double shard_fixture_weight(uint32_t rank, uint64_t seq);
 
 /* Keys and states of all rows, dense values and slots. */

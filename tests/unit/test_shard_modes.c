@@ -25,75 +25,26 @@
 static struct shard_fixture f;
 static struct reference reference;
 
-static struct steps calendar(enum consistency mode, uint32_t depth)
-{
-    return (struct steps){.consistency = mode,
-                          .steps_per_epoch = 20,
-                          .last_step = 20,
-                          .drain_every = 10,
-                          .eval_every = 10,
-                          .has_eval = true,
-                          .checkpoint_every = 5,
-                          .pipeline_depth = depth};
-}
-
-static void start(enum consistency mode, uint32_t depth, uint32_t ranks)
-{
-    struct steps steps = calendar(mode, depth);
-    memset(&f, 0, sizeof f);
-    shard_fixture_start(&f, &steps, ranks);
-}
-
-static void begin(enum consistency mode, uint32_t depth, uint32_t ranks)
-{
-    start(mode, depth, ranks);
-    shard_begin(f.shard, 0);
-}
-
-/* The answer to a request that is answered at once. */
-static void expect(const struct fixture_request *r, Paramd__PushPullReply__Status status,
-                   const char *part)
-{
-    struct fixture_reply reply = {0};
-    shard_fixture_call(&f, r, &reply);
-    if (reply.code != ERR_NONE || reply.status != status || strstr(reply.text, part) == NULL)
-        fail_msg("rank %u seq %llu: code %d status %d '%s', not %d '%s'", r->rank,
-                 (unsigned long long)r->seq, reply.code, reply.status, reply.text, status, part);
-    shard_fixture_reply_deinit(&reply);
-}
-
-static struct fixture_request push(uint32_t rank, uint64_t seq)
-{
-    return (struct fixture_request){
-        .rank = rank, .seq = seq, .acked = seq > 0 ? seq - 1 : 0, .cut = seq + 1};
-}
-
-static void expect_push(uint32_t rank, uint64_t seq, Paramd__PushPullReply__Status status)
-{
-    struct fixture_request r = push(rank, seq);
-    expect(&r, status, "");
-}
-
 /* ---- weights ---- */
 
 static void test_nothing_to_apply(void **state)
 {
-    begin(CONSISTENCY_BSP, 0, 1);
-    expect_push(0, 0, STATUS(OK));
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
+    shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
     uint64_t digest = shard_fixture_digest(&f);
-    struct fixture_request r = push(0, 1);
+    struct fixture_request r = fixture_push(0, 1);
     r.weightless = true;
-    expect(&r, STATUS(OK), "");
-    r = push(0, 2);
+    shard_fixture_expect(&f, &r, STATUS(OK), "");
+    r = fixture_push(0, 2);
     r.skipped = true;
-    expect(&r, STATUS(OK), "");
-    r = push(0, 3);
+    shard_fixture_expect(&f, &r, STATUS(OK), "");
+    r = fixture_push(0, 3);
     r.empty = true;
-    expect(&r, STATUS(OK), "");
+    shard_fixture_expect(&f, &r, STATUS(OK), "");
     assert_int_equal(shard_version(f.shard), 3);
     assert_int_equal(shard_rows(f.shard), 0);
     assert_true(shard_fixture_digest(&f) == digest);
-    expect_push(0, 4, STATUS(OK));
+    shard_fixture_expect_push(&f, 0, 4, STATUS(OK));
     assert_true(shard_rows(f.shard) > 20);
     shard_fixture_stop(&f);
 }
@@ -107,15 +58,15 @@ static void weight_anyway(Paramd__PushPullRequest *q)
 static void test_skipped_weight(void **state)
 {
     struct fixture_reply held = {0};
-    begin(CONSISTENCY_BSP, 0, 2);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 2);
     reference_init(&f, &reference);
     for (uint32_t r = 0; r < 2; r++)
-        expect_push(r, 0, STATUS(OK));
-    struct fixture_request one = push(0, 1), skipping = push(1, 1);
+        shard_fixture_expect_push(&f, r, 0, STATUS(OK));
+    struct fixture_request one = fixture_push(0, 1), skipping = fixture_push(1, 1);
     shard_fixture_send(&f, &one, &held);
     skipping.skipped = true;
     skipping.damage = weight_anyway;
-    expect(&skipping, STATUS(OK), "");
+    shard_fixture_expect(&f, &skipping, STATUS(OK), "");
     reference_apply(&f, &reference, 0, 1, 1);
     assert_true(shard_fixture_digest(&f) == reference_digest(&f, &reference));
     shard_fixture_reply_deinit(&held);
@@ -131,7 +82,7 @@ static void run_on_arrival(enum consistency mode, uint32_t staleness, uint32_t r
     struct fixture_reply held[FIXTURE_RANKS] = {{0}};
     bool open[FIXTURE_RANKS] = {0};  /* not answered with values yet */
     bool waits[FIXTURE_RANKS] = {0}; /* the call of held[] */
-    struct steps steps = calendar(mode, 0);
+    struct steps steps = shard_fixture_steps(mode, 0);
     memset(&f, 0, sizeof f);
     f.options.staleness = staleness;
     shard_fixture_start(&f, &steps, ranks);
@@ -156,9 +107,9 @@ static void run_on_arrival(enum consistency mode, uint32_t staleness, uint32_t r
             shard_fixture_reply_deinit(&held[rank]);
             continue;
         }
-        struct fixture_request r = push(rank, next[rank]);
+        struct fixture_request r = fixture_push(rank, next[rank]);
         if (open[rank]) { /* again: with the header, or the body, whose push is dropped */
-            r = push(rank, next[rank] - 1);
+            r = fixture_push(rank, next[rank] - 1);
             r.header_only = event % 2;
             struct fixture_reply again = {0};
             shard_fixture_send(&f, &r, &again);
@@ -212,17 +163,17 @@ static void test_ssp_and_asp(void **state)
 
 static void test_reports(void **state)
 {
-    begin(CONSISTENCY_BSP, 1, 2);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 1, 2);
     assert_null(shard_reports(f.shard)[0]);
     for (uint32_t r = 0; r < 2; r++)
-        expect_push(r, 0, STATUS(OK));
+        shard_fixture_expect_push(&f, r, 0, STATUS(OK));
     struct fixture_reply held[2] = {{0}};
     for (uint64_t seq = 1; seq <= 2; seq++) {
         struct fixture_request r = {.rank = 0, .seq = seq};
         shard_fixture_send(&f, &r, &held[seq - 1]);
     }
     struct fixture_request r = {.rank = 1, .seq = 1};
-    expect(&r, STATUS(OK), "");
+    shard_fixture_expect(&f, &r, STATUS(OK), "");
     /* What is applied counts, not what has arrived. */
     assert_int_equal(shard_reports(f.shard)[0]->examples, 1000);
     assert_int_equal(shard_reports(f.shard)[1]->examples, 1001);
@@ -288,9 +239,9 @@ static struct read_result read_key(uint64_t version, bool any, uint64_t key)
 static void test_read(void **state)
 {
     static const float zeros[4];
-    begin(CONSISTENCY_BSP, 0, 1);
-    expect_push(0, 0, STATUS(OK));
-    expect_push(0, 1, STATUS(OK));
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
+    shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+    shard_fixture_expect_push(&f, 0, 1, STATUS(OK));
     uint64_t rows = shard_rows(f.shard);
     struct read_result r = read_key(0, false, 5);
     assert_int_equal(r.status, STATUS(EXPECTED));
@@ -324,9 +275,9 @@ static void test_read(void **state)
 /* While rows are frozen, training goes on, and what was frozen stays. */
 static void test_frozen(void **state)
 {
-    begin(CONSISTENCY_BSP, 0, 1);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
     for (uint64_t seq = 0; seq <= 3; seq++)
-        expect_push(0, seq, STATUS(OK));
+        shard_fixture_expect_push(&f, 0, seq, STATUS(OK));
     uint64_t key;
     float row[FIXTURE_STATE], before[FIXTURE_KEYS][FIXTURE_STATE];
     uint32_t count, rows = 0;
@@ -337,7 +288,7 @@ static void test_frozen(void **state)
     table_snapshot_end(t);
     table_snapshot_begin(t, 0);
     for (uint64_t seq = 4; seq <= 9; seq++)
-        expect_push(0, seq, STATUS(OK));
+        shard_fixture_expect_push(&f, 0, seq, STATUS(OK));
     for (uint32_t i = 0; i < rows; i++) {
         assert_int_equal(table_snapshot_next(t, 1, &key, row, &count), ERR_NONE);
         assert_int_equal(count, 1);
@@ -357,7 +308,7 @@ static void test_no_memory(void **state)
         struct shard_options options;
         struct shard *s = NULL;
         if (n == 1)
-            begin(CONSISTENCY_BSP, 0, 1);
+            shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
         options = f.options;
         mem_fail_nth(n);
         enum err e = shard_create(&options, &s);
@@ -374,15 +325,15 @@ static void test_no_memory(void **state)
     uint32_t handed_back = 0, failed = 0, n = 0;
     for (bool whole = false; !whole;) {
         struct fixture_reply reply = {0};
-        begin(CONSISTENCY_BSP, 0, 1);
-        expect_push(0, 0, STATUS(OK));
-        struct fixture_request r = push(0, 1);
+        shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
+        shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+        struct fixture_request r = fixture_push(0, 1);
         r.fail_nth = ++n;
         shard_fixture_call(&f, &r, &reply);
         whole = reply.code == ERR_NONE && reply.status == STATUS(OK);
         if (reply.code != ERR_NONE) { /* nothing was taken, so it can come again */
             assert_int_equal(reply.code, ERR_MEMORY);
-            expect_push(0, 1, STATUS(OK));
+            shard_fixture_expect_push(&f, 0, 1, STATUS(OK));
             handed_back++;
         } else if (!whole) {
             assert_int_equal(reply.status, STATUS(FAILED));

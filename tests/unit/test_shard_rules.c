@@ -22,81 +22,32 @@
 
 static struct shard_fixture f;
 
-static struct steps calendar(enum consistency mode, uint32_t depth)
-{
-    return (struct steps){.consistency = mode,
-                          .steps_per_epoch = 20,
-                          .last_step = 20,
-                          .drain_every = 10,
-                          .eval_every = 10,
-                          .has_eval = true,
-                          .checkpoint_every = 5,
-                          .pipeline_depth = depth};
-}
-
-static void start(enum consistency mode, uint32_t depth, uint32_t ranks)
-{
-    struct steps steps = calendar(mode, depth);
-    memset(&f, 0, sizeof f);
-    shard_fixture_start(&f, &steps, ranks);
-}
-
-static void begin(enum consistency mode, uint32_t depth, uint32_t ranks)
-{
-    start(mode, depth, ranks);
-    shard_begin(f.shard, 0);
-}
-
-/* The answer to a request that is answered at once. */
-static void expect(const struct fixture_request *r, Paramd__PushPullReply__Status status,
-                   const char *part)
-{
-    struct fixture_reply reply = {0};
-    shard_fixture_call(&f, r, &reply);
-    if (reply.code != ERR_NONE || reply.status != status || strstr(reply.text, part) == NULL)
-        fail_msg("rank %u seq %llu: code %d status %d '%s', not %d '%s'", r->rank,
-                 (unsigned long long)r->seq, reply.code, reply.status, reply.text, status, part);
-    shard_fixture_reply_deinit(&reply);
-}
-
-static struct fixture_request push(uint32_t rank, uint64_t seq)
-{
-    return (struct fixture_request){
-        .rank = rank, .seq = seq, .acked = seq > 0 ? seq - 1 : 0, .cut = seq + 1};
-}
-
-static void expect_push(uint32_t rank, uint64_t seq, Paramd__PushPullReply__Status status)
-{
-    struct fixture_request r = push(rank, seq);
-    expect(&r, status, "");
-}
-
 static void test_identity(void **state)
 {
-    start(CONSISTENCY_BSP, 0, 2);
+    shard_fixture_start_usual(&f, CONSISTENCY_BSP, 0, 2);
     struct fixture_request r = {.rank = 0};
-    expect(&r, STATUS(NOT_FORMED), "restored");
+    shard_fixture_expect(&f, &r, STATUS(NOT_FORMED), "restored");
     shard_set_lease(f.shard, 0, 3);
     shard_begin(f.shard, 0);
-    expect(&r, STATUS(REPLACED), "lease");
+    shard_fixture_expect(&f, &r, STATUS(REPLACED), "lease");
     r.lease = 3;
-    expect(&r, STATUS(OK), "");
+    shard_fixture_expect(&f, &r, STATUS(OK), "");
     r.job = "songs";
-    expect(&r, STATUS(WRONG_JOB), "another job");
+    shard_fixture_expect(&f, &r, STATUS(WRONG_JOB), "another job");
     r.job = NULL;
     r.generation = 8;
-    expect(&r, STATUS(NOT_FORMED), "generation");
+    shard_fixture_expect(&f, &r, STATUS(NOT_FORMED), "generation");
     r.generation = 6;
-    expect(&r, STATUS(NOT_FORMED), "generation");
+    shard_fixture_expect(&f, &r, STATUS(NOT_FORMED), "generation");
     shard_fixture_stop(&f);
 }
 
 static void test_window(void **state)
 {
     struct fixture_reply held[3] = {{0}};
-    begin(CONSISTENCY_BSP, 2, 2);
-    expect_push(0, 0, STATUS(OK));
-    expect_push(1, 0, STATUS(OK));
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 2, 2);
+    shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+    shard_fixture_expect_push(&f, 1, 0, STATUS(OK));
     /* Out of order: 3 and 2 wait for 1, and 4 is too far. */
     for (uint64_t seq = 3; seq >= 1; seq--) {
         struct fixture_request r = {.rank = 0, .seq = seq};
@@ -105,11 +56,11 @@ static void test_window(void **state)
     }
     struct fixture_request far = {.rank = 0, .seq = 4},
                            ask = {.rank = 0, .seq = 2, .header_only = true};
-    expect(&far, STATUS(EXPECTED), "window");
+    shard_fixture_expect(&f, &far, STATUS(EXPECTED), "window");
     struct fixture_request lacking = {.rank = 1, .seq = 1, .header_only = true};
-    expect(&lacking, STATUS(LACKING), "not here");
+    shard_fixture_expect(&f, &lacking, STATUS(LACKING), "not here");
     far.seq = 21;
-    expect(&far, STATUS(EXPECTED), "window");
+    shard_fixture_expect(&f, &far, STATUS(EXPECTED), "window");
     /* Another call for the same push sends the first one away. */
     struct fixture_reply again = {0};
     shard_fixture_send(&f, &ask, &again);
@@ -127,22 +78,22 @@ static void test_window(void **state)
     assert_int_equal(held[0].status, STATUS(WAITING));
     assert_int_equal(shard_version(f.shard), 0);
     struct fixture_request other = {.rank = 1, .seq = 1};
-    expect(&other, STATUS(OK), "");
+    shard_fixture_expect(&f, &other, STATUS(OK), "");
     assert_int_equal(shard_version(f.shard), 1);
-    expect_push(0, 1, STATUS(OK));
+    shard_fixture_expect_push(&f, 0, 1, STATUS(OK));
     /* A new lease ends the old one's calls. */
     shard_fixture_reply_deinit(&again);
     shard_fixture_send(&f, &ask, &again);
     shard_set_lease(f.shard, 0, 1);
     assert_int_equal(again.status, STATUS(REPLACED));
     shard_set_lease(f.shard, 0, 0);
-    expect(&ask, STATUS(REPLACED), "");
+    shard_fixture_expect(&f, &ask, STATUS(REPLACED), "");
     shard_fixture_reply_deinit(&again);
     /* The worker may know of its lease before the coordinator has told the shard. */
     other = (struct fixture_request){.rank = 1, .seq = 1, .lease = 6, .header_only = true};
-    expect(&other, STATUS(OK), "");
+    shard_fixture_expect(&f, &other, STATUS(OK), "");
     other.lease = 5;
-    expect(&other, STATUS(REPLACED), "lease");
+    shard_fixture_expect(&f, &other, STATUS(REPLACED), "lease");
     ask.lease = 1;
     shard_fixture_send(&f, &ask, &again);
     assert_int_equal(again.count, 0);
@@ -155,18 +106,19 @@ static void test_window(void **state)
 
 static void test_acknowledged(void **state)
 {
-    begin(CONSISTENCY_BSP, 0, 1);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
     for (uint64_t seq = 0; seq <= 4; seq++)
-        expect_push(0, seq, STATUS(OK));
+        shard_fixture_expect_push(&f, 0, seq, STATUS(OK));
     struct fixture_request r = {.rank = 0, .seq = 4, .acked = 4, .header_only = true};
-    expect(&r, STATUS(OK), "");
-    expect_push(0, 5, STATUS(OK)); /* acked 4: the values of batch 4 go, those of batch 5 stay */
+    shard_fixture_expect(&f, &r, STATUS(OK), "");
+    shard_fixture_expect_push(
+        &f, 0, 5, STATUS(OK)); /* acked 4: the values of batch 4 go, those of batch 5 stay */
     r = (struct fixture_request){.rank = 0, .seq = 4, .acked = 4, .header_only = true};
-    expect(&r, STATUS(OK), "");
+    shard_fixture_expect(&f, &r, STATUS(OK), "");
     r.seq = 3;
-    expect(&r, STATUS(LACKING), "");
+    shard_fixture_expect(&f, &r, STATUS(LACKING), "");
     r.header_only = false;
-    expect(&r, STATUS(LACKING), "gone");
+    shard_fixture_expect(&f, &r, STATUS(LACKING), "gone");
     /* Who asks is told what is acknowledged: it may have been overtaken by a message of its own. */
     struct fixture_reply reply = {0};
     shard_fixture_call(&f, &r, &reply);
@@ -177,11 +129,11 @@ static void test_acknowledged(void **state)
 
 static void test_barrier_and_verdict(void **state)
 {
-    begin(CONSISTENCY_BSP, 0, 1);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
     for (uint64_t seq = 0; seq < 10; seq++)
-        expect_push(0, seq, STATUS(OK));
+        shard_fixture_expect_push(&f, 0, seq, STATUS(OK));
     struct fixture_reply reply = {0};
-    struct fixture_request r = push(0, 10), past = push(0, 11);
+    struct fixture_request r = fixture_push(0, 10), past = fixture_push(0, 11);
     shard_fixture_send(&f, &r, &reply);
     assert_int_equal(reply.count, 0);
     assert_int_equal(f.drain_count, 1);
@@ -196,10 +148,10 @@ static void test_barrier_and_verdict(void **state)
     assert_int_equal(reply.status, STATUS(OK));
     assert_true(reply.value_count > 0);
     shard_verdict(f.shard, 10, true); /* too late */
-    expect(&past, STATUS(OK), "");
+    shard_fixture_expect(&f, &past, STATUS(OK), "");
     for (uint64_t seq = 12; seq < 20; seq++)
-        expect_push(0, seq, STATUS(OK));
-    expect_push(0, 20, STATUS(STOP));
+        shard_fixture_expect_push(&f, 0, seq, STATUS(OK));
+    shard_fixture_expect_push(&f, 0, 20, STATUS(STOP));
     assert_int_equal(f.drain_count, 2);
     shard_fixture_reply_deinit(&reply);
     shard_fixture_reply_deinit(&refused);
@@ -208,21 +160,21 @@ static void test_barrier_and_verdict(void **state)
 
 static void test_budget(void **state)
 {
-    begin(CONSISTENCY_BSP, 2, 2);
-    expect_push(0, 0, STATUS(OK));
-    expect_push(1, 0, STATUS(OK));
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 2, 2);
+    shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+    shard_fixture_expect_push(&f, 1, 0, STATUS(OK));
     uint64_t before = shard_memory(f.shard);
     shard_fixture_stop(&f);
 
     memset(&f, 0, sizeof f);
     f.options.memory_bytes = before + 1000;
-    struct steps steps = calendar(CONSISTENCY_BSP, 2);
+    struct steps steps = shard_fixture_steps(CONSISTENCY_BSP, 2);
     shard_fixture_start(&f, &steps, 2);
     shard_begin(f.shard, 0);
-    expect_push(0, 0, STATUS(OK));
-    expect_push(1, 0, STATUS(OK));
+    shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+    shard_fixture_expect_push(&f, 1, 0, STATUS(OK));
     struct fixture_request ahead = {.rank = 0, .seq = 2}, next = {.rank = 0, .seq = 1};
-    expect(&ahead, STATUS(BUSY), "budget");
+    shard_fixture_expect(&f, &ahead, STATUS(BUSY), "budget");
     struct fixture_reply reply = {0};
     shard_fixture_send(&f, &next, &reply); /* the one that all wait for */
     assert_int_equal(reply.count, 0);
@@ -235,9 +187,9 @@ static void test_budget(void **state)
     f.options.memory_bytes = 1000;
     shard_fixture_start(&f, &steps, 1);
     shard_begin(f.shard, 0);
-    expect_push(0, 0, STATUS(OK));
-    struct fixture_request r = push(0, 1);
-    expect(&r, STATUS(FAILED), "more servers");
+    shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+    struct fixture_request r = fixture_push(0, 1);
+    shard_fixture_expect(&f, &r, STATUS(FAILED), "more servers");
     shard_fixture_stop(&f);
 }
 
@@ -247,8 +199,8 @@ static void expect_failed(const char *part)
 {
     assert_int_equal(f.fail_count, 1);
     assert_non_null(strstr(f.fail_text, part));
-    expect_push(0, 1, STATUS(FAILED));
-    expect_push(0, 0, STATUS(FAILED));
+    shard_fixture_expect_push(&f, 0, 1, STATUS(FAILED));
+    shard_fixture_expect_push(&f, 0, 0, STATUS(FAILED));
 }
 
 static void test_failures(void **state)
@@ -256,30 +208,30 @@ static void test_failures(void **state)
     static const float poisons[] = {NAN, INFINITY, -INFINITY};
     struct fixture_reply held = {0};
     for (size_t i = 0; i < 3; i++) {
-        begin(CONSISTENCY_BSP, 0, 2);
-        expect_push(0, 0, STATUS(OK));
-        struct fixture_request r = push(0, 1), other = push(1, 1);
+        shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 2);
+        shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+        struct fixture_request r = fixture_push(0, 1), other = fixture_push(1, 1);
         shard_fixture_send(&f, &r, &held);
         other.poison = poisons[i];
         uint64_t digest = shard_fixture_digest(&f);
-        expect(&other, STATUS(FAILED), "table user: the gradient of key");
+        shard_fixture_expect(&f, &other, STATUS(FAILED), "table user: the gradient of key");
         assert_int_equal(held.status, STATUS(FAILED));
         assert_true(shard_fixture_digest(&f) == digest);
         expect_failed("not finite");
         shard_fixture_stop(&f);
         shard_fixture_reply_deinit(&held);
     }
-    begin(CONSISTENCY_BSP, 0, 2);
-    expect_push(0, 0, STATUS(OK));
-    struct fixture_request r = push(0, 1);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 2);
+    shard_fixture_expect_push(&f, 0, 0, STATUS(OK));
+    struct fixture_request r = fixture_push(0, 1);
     shard_fixture_send(&f, &r, &held);
     r.salt = 1;
-    expect(&r, STATUS(FAILED), "not reproducible");
+    shard_fixture_expect(&f, &r, STATUS(FAILED), "not reproducible");
     expect_failed("rank 0, seq 1");
     shard_fixture_stop(&f);
     shard_fixture_reply_deinit(&held);
 
-    begin(CONSISTENCY_ASP, 0, 1);
+    shard_fixture_begin(&f, CONSISTENCY_ASP, 0, 1);
     shard_fail(f.shard, "the disk is on fire");
     shard_fail(f.shard, "so is the other");
     expect_failed("the disk is on fire");
@@ -354,16 +306,16 @@ static void test_malformed(void **state)
         {last_push_count, "values"},          {keys_misplaced, "table item"},
         {pull_count, "pull block 0"},         {pull_twice, "more than one block"},
     };
-    begin(CONSISTENCY_BSP, 0, 2);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 2);
     for (uint32_t r = 0; r < 2; r++)
-        expect_push(r, 0, STATUS(OK));
+        shard_fixture_expect_push(&f, r, 0, STATUS(OK));
     struct fixture_reply held = {0};
-    struct fixture_request one = push(0, 1);
+    struct fixture_request one = fixture_push(0, 1);
     shard_fixture_send(&f, &one, &held);
-    expect_push(1, 1, STATUS(OK));
+    shard_fixture_expect_push(&f, 1, 1, STATUS(OK));
     uint64_t digest = shard_fixture_digest(&f), memory = shard_memory(f.shard);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct fixture_request r = push(1, 2);
+        struct fixture_request r = fixture_push(1, 2);
         struct fixture_reply reply = {0};
         r.lease = 77;
         r.damage = cases[i].damage;
@@ -378,12 +330,12 @@ static void test_malformed(void **state)
         shard_fixture_reply_deinit(&reply);
     }
     struct fixture_request lagging = {.rank = 1, .seq = 3, .acked = 0};
-    expect(&lagging, STATUS(EXPECTED), "");
+    shard_fixture_expect(&f, &lagging, STATUS(EXPECTED), "");
     /* The lease that came with them was not believed, and the job goes on. */
     shard_fixture_reply_deinit(&held);
-    one = push(0, 2);
+    one = fixture_push(0, 2);
     shard_fixture_send(&f, &one, &held);
-    expect_push(1, 2, STATUS(OK));
+    shard_fixture_expect_push(&f, 1, 2, STATUS(OK));
     assert_int_equal(held.status, STATUS(OK));
     shard_fixture_reply_deinit(&held);
     shard_fixture_stop(&f);
@@ -397,7 +349,7 @@ static void take_code(void *context, enum err code, struct chain *reply)
 
 static void test_noise(void **state)
 {
-    begin(CONSISTENCY_BSP, 0, 1);
+    shard_fixture_begin(&f, CONSISTENCY_BSP, 0, 1);
     uint64_t digest = shard_fixture_digest(&f);
     for (uint64_t seed = 0; seed < 2000; seed++) {
         uint8_t bytes[64];
