@@ -4,7 +4,8 @@
 #   make demo            installs what is missing (Debian, Ubuntu), builds, trains a small model and kills a server
 #   make test            the same, then all tests
 #   make cuda-toolkit    a CUDA toolkit from Python wheels into build/cuda-toolkit, to build the GPU backend with
-#   make test-gpu        the GPU backend's tests on this machine's GPU; make bench-gpu: its figures
+#   make test-gpu        the GPU backend's tests and figures on this machine's GPU; make bench-gpu: figures alone
+#   make gpu-kit         what they need on a machine where nothing can be built, into build/gpu-kit
 #   make soak            what chance decides, many times over: the simulator, kills, cuts
 #   make BUILD=debug     into build/debug; likewise BUILD=asan, BUILD=tsan
 #   make ARCH=-march=native
@@ -166,7 +167,7 @@ TEMPORARY = $@.$$$$
 PLACE = || { rm -f $(TEMPORARY); exit 1; }; mv -f $(TEMPORARY) $@
 DEPEND = -MMD -MP -MT $@ -MF $(@:.o=.d)
 
-.PHONY: cuda-toolkit all tests benches soak run-soak demo run-demo test run-test test-torch test-storage test-sanitizers test-gpu bench-gpu bench lint format install clean docs deps FORCE
+.PHONY: cuda-toolkit all tests benches soak run-soak demo run-demo test run-test test-torch test-storage test-sanitizers test-gpu bench-gpu gpu-programs gpu-kit bench lint format install clean docs deps FORCE
 
 all: $(LIB) $(PROGRAMS) $(CUDA_SO)
 	@$(if $(CUDA_WHY),echo "make: the GPU backend is left out: $(CUDA_WHY)",:)
@@ -338,10 +339,15 @@ test-sanitizers: all
 	python3 tests/integration/sanitizers.py
 
 # The backend's tests and figures on a machine with a GPU; nothing is fetched there. Elsewhere skipped, with the reason.
-test-gpu: tests
-	tests/run.sh $(B) integration/gpu.sh
-bench-gpu: benches
-	PARAMCTL=$(abspath $(B))/paramctl tests/bench/bench_gpu.py || [ $$? -eq 77 ]
+# Where building is not possible they run what make gpu-kit packed elsewhere.
+test-gpu bench-gpu: export BUILD := $(BUILD)
+test-gpu:
+	+tests/run_gpu.sh $(B)
+bench-gpu:
+	+tests/run_gpu.sh $(B) figures
+gpu-programs: all $(B)/bench/bench_gpu $(patsubst %,$(B)/tests/test_%_cuda,compute narrow network)
+gpu-kit: gpu-programs
+	deploy/gpu-kit.sh $(B)
 
 bench: benches
 	$(Q)for b in $(BENCHES) $(BENCH_SCRIPTS); do \

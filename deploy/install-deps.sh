@@ -4,6 +4,7 @@
 #   install-deps.sh            what building needs
 #   install-deps.sh tests      that, and the servers that tests start: without them tests are skipped by name
 #   install-deps.sh torch      and PyTorch, with which models are compared
+#   install-deps.sh missing    installs nothing: prints the packages whose files are missing to build with, on one line
 #
 # Says what is missing and what it runs. Does nothing, quickly, when all is there. On other systems it
 # names what is needed and goes on: the build will say what it does not find.
@@ -26,6 +27,33 @@ test_packages=(
 torch_packages=(
     python3-torch
 )
+# What of them the compiler is to find, for a machine on which nothing can be installed.
+probes=(
+    build-essential:make build-essential:gcc build-essential:g++ pkg-config:pkg-config protobuf-c-compiler:protoc-c
+    libprotobuf-c-dev:protobuf-c/protobuf-c.h libgrpc-dev:grpc/grpc.h libzookeeper-mt-dev:zookeeper/zookeeper.h
+    libuv1-dev:uv.h libyaml-dev:yaml.h libssl-dev:openssl/evp.h libcurl4-openssl-dev:curl/curl.h libexpat1-dev:expat.h
+    zlib1g-dev:zlib.h libzstd-dev:zstd.h libxxhash-dev:xxhash.h libopenblas-dev:cblas.h libcmocka-dev:cmocka.h
+)
+
+probe() {           # -> missing
+    local each package file flags
+    missing=()
+    flags=$(pkg-config --cflags openblas 2>/dev/null || true)
+    for each in "${probes[@]}"; do
+        package=${each%%:*} file=${each#*:}
+        case $file in
+        # shellcheck disable=SC2086
+        *.h) printf '#if !__has_include(<%s>)\n#error\n#endif\n' "$file" | ${CC:-cc} $flags -E -x c - ;;
+        *) command -v "$file" ;;
+        esac >/dev/null 2>&1 || [[ " ${missing[*]} " == *" $package "* ]] || missing+=("$package")
+    done
+}
+
+if [ "${1:-}" = missing ]; then
+    probe
+    echo "${missing[*]}"
+    exit 0
+fi
 wanted=("${packages[@]}")
 [ "${1:-}" != tests ] || wanted+=("${test_packages[@]}")
 

@@ -4,8 +4,8 @@
  * matrix products alone, and bytes a second of gather and of the gradient by rows, beside a copy
  * within the device.
  *
- * bench_gpu [BATCH [PRECISION [ROUNDS [SHAPE...]]]]: one line a figure, "name value unit". Ends with
- * 77 and the reason where there is no GPU. bench_gpu.py puts PyTorch's figures beside them.
+ * bench_gpu [BATCH [PRECISION [ROUNDS [SHAPE...]]]]: one line a figure, "name value unit". Ends
+ * with 77 and the reason where there is no GPU. bench_gpu.py puts PyTorch's figures beside them.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -330,7 +330,7 @@ static void bench_memory(struct bench *b, uint32_t n, const char *name)
     staging_destroy(s);
 }
 
-/* ---- from the command line -------------------------------------------------------------------- */
+/* ---- from the command line ------------------------------------------------------------------- */
 
 struct arguments {
     uint32_t batch;

@@ -56,6 +56,8 @@ def paramd(o, precision):
     env = dict(os.environ)
     if o.device == "cpu":
         env.setdefault("PARAMD_CUDA_BACKEND", os.path.join(BUILD, "tests", "paramd-cuda-emulated.so"))
+    if env.get("GPU_LIBRARIES"):
+        env["LD_LIBRARY_PATH"] = f"{env['GPU_LIBRARIES']}:{env.get('LD_LIBRARY_PATH', '')}".rstrip(":")
     program = [os.path.join(BUILD, "bench", "bench_gpu"), str(o.batch), precision, str(o.rounds), *o.shapes]
     try:
         done = subprocess.run(program, stdout=subprocess.PIPE, text=True, env=env, timeout=600)

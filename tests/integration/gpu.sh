@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
 # Goal: the CUDA backend gives on a real GPU what the processor gives, twice the same bits, in operations and whole models.
 # Method: the unit tests of the backend, which otherwise run on an emulated GPU, on the first real one (PARAMD_TEST_GPU=1),
-# then a short run of a job, twice. Skipped, with the reason, where there is none.
+# then a short run of a job, twice. Skipped, with the reason, where there is none; GPU_IS_SEEN says that there is one
+# (tests/run_gpu.sh), so that one which cannot be used is a failure. GPU_LIBRARIES is where else libraries are looked for.
 # timeout: 600
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 build=${BUILD_DIR:-build}
 export PARAMD_TEST_GPU=1
 passed=0
+ours() {
+    LD_LIBRARY_PATH=${GPU_LIBRARIES:+$GPU_LIBRARIES:}${LD_LIBRARY_PATH:-} "$@"
+}
 for test in test_compute_cuda test_narrow_cuda test_network_cuda; do
     code=0
-    output=$("$build/tests/$test" 2>&1) || code=$?
+    output=$(ours "$build/tests/$test" 2>&1) || code=$?
     if [ "$code" -eq 77 ]; then
-        echo "skipped $test: $(tail -n 1 <<<"$output")"
-        echo "no GPU: $(tail -n 1 <<<"$output")"
+        reason=$(grep -v '^PARAMD_TEST_SEED=' <<<"$output" | tail -n 1)
+        if [ -n "${GPU_IS_SEEN:-}" ]; then
+            echo "FAILED  $test: there is a GPU, but $reason"
+            exit 1
+        fi
+        echo "no GPU: $reason"
         exit 77
     fi
     echo "$output"
@@ -36,9 +44,11 @@ JOB
 root=$PWD
 cd "$work"
 digest() {
-    "$root/$build/paramctl" run -f job.yaml --fresh -o json "$@" 2>"$work/log" | sed -n 's/.*"digest": *"\([0-9a-f]*\)".*/\1/p'
+    ours "$root/$build/paramctl" run -f job.yaml --fresh -o json "$@" 2>"$work/log" | sed -n 's/.*"digest": *"\([0-9a-f]*\)".*/\1/p'
 }
-one=$(digest --servers 0 --set device=cuda) two=$(digest --servers 2 --workers 2 --set device=cuda)
+# Without a digest the log is shown below, whatever paramctl ended with.
+one=$(digest --servers 0 --set device=cuda || true)
+two=$(digest --servers 2 --workers 2 --set device=cuda || true)
 if [ -z "$one" ] || [ "$one" != "$two" ]; then
     echo "FAILED  the same bits from one worker and from two on one GPU: '$one' '$two'"
     cat "$work/log"

@@ -3,12 +3,13 @@
 gives, in every precision; a GPU that is not there, or a backend that cannot be loaded, is an error that says so.
 
 Method: the backend's own sources on an emulated GPU (tests/emulation), two of them, in whole runs on generated data. What a
-real GPU gives is seen by gpu.py.
+real GPU gives is seen by gpu.sh, of which only the ways to end without one are tried here.
 """
 import os
 import random
+import subprocess
 
-from harness import PARAMCTL, Cases, Workplace, killed_and_resumed, run, run_job, wait_until
+from harness import PARAMCTL, ROOT, Cases, Workplace, killed_and_resumed, run, run_job, wait_until
 
 cases = Cases()
 EMULATED = os.path.join(os.path.dirname(PARAMCTL), "tests", "paramd-cuda-emulated.so")
@@ -103,6 +104,16 @@ def refused(place):
     cases.check("auto is the processor where there is no GPU", code == 0, err[-400:])
 
 
+def without_gpu():
+    """gpu.sh skips where there is no GPU; where there is one that cannot be used, it fails."""
+    for name, seen, code, said in (("no GPU is a reason to skip", "", 77, "no GPU: "),
+                                   ("a GPU that cannot be used is none", "1", 1, "there is a GPU, but ")):
+        done = subprocess.run([os.path.join(ROOT, "tests", "integration", "gpu.sh")], capture_output=True, text=True,
+                              env=dict(os.environ, GPU_IS_SEEN=seen, PARAMD_CUDA_BACKEND="/nowhere.so"))
+        last = (done.stdout.splitlines() or [""])[-1]
+        cases.check(name, done.returncode == code and said in last and "/nowhere.so" in last, (done.returncode, last))
+
+
 def main():
     if not os.path.exists(EMULATED):
         print("the emulated GPU is not part of this build")
@@ -116,6 +127,7 @@ def main():
         precisions(place)
         resumed(place)
         refused(place)
+    without_gpu()
     cases.end()
 
 
