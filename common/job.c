@@ -342,6 +342,12 @@ static enum err read_job(struct job *j, const struct conf_node *root)
         return setting_error(ERR_INPUT, layers, "model.layers",
                              "and model.type %s are both given; keep one",
                              model_type_names[j->model.type]);
+    const struct conf_node *outputs = settings_at(root, "model.outputs");
+    if (has_type && !conf_is_null(outputs) && outputs->count && j->model.type != MODEL_LAYERS)
+        return setting_error(ERR_INPUT, outputs, "model.outputs",
+                             "are from layers of model.layers, and model.type is %s; give its "
+                             "layers (paramctl config show --expand prints them), or remove it",
+                             model_type_names[j->model.type]);
     if (!has_type && !conf_is_null(layers)) {
         j->model.type = MODEL_LAYERS;
         has_type = true;

@@ -8,8 +8,8 @@
 #include "common/model_builder.h"
 #include "common/str.h"
 
-/* Floats of an example's input; a batch of them must fit in memory. */
-#define INPUT_WIDTH_MAX (1u << 20)
+/* Values of one parameter: a matrix of 16 GiB, which a worker and a server hold several times. */
+#define PARAMETER_VALUES_MAX (UINT64_C(1) << 32)
 
 static const struct init_spec init_embedding = {INIT_NORMAL, 0.01};
 static const struct init_spec init_zero = {INIT_ZERO, 0};
@@ -134,6 +134,7 @@ static enum err make_arrays(struct model_builder *b)
 struct uses {
     bool wide, embeddings, dense;
     const struct job_layer *terms; /* with the linear terms and their vectors */
+    const struct job_layer *more;  /* a second one of that type */
 };
 
 static bool is_embeddings(const char *name)
@@ -146,7 +147,9 @@ static struct uses find_uses(const struct model_builder *b)
     struct uses uses = {0};
     for (size_t i = 0; i < b->list_count; i++) {
         const struct job_layer *l = &b->list[i];
-        if (l->type == JOB_LAYER_TERMS && uses.terms == NULL)
+        if (l->type == JOB_LAYER_TERMS && uses.terms != NULL)
+            uses.more = l;
+        else if (l->type == JOB_LAYER_TERMS)
             uses.terms = l;
         for (size_t k = 0; k < l->in.count; k++) {
             uses.wide = uses.wide || strcmp(l->in.items[k], "wide") == 0;
@@ -241,6 +244,11 @@ static enum err make_components(struct model_builder *b)
                            "has the tables' linear terms and vectors to itself, and another layer "
                            "reads %s; let that read the layer, or remove this one",
                            uses.wide ? "wide" : "embeddings");
+    if (uses.more != NULL)
+        return layer_error(b, uses.more, ERR_INPUT,
+                           "has the tables' linear terms and the bias, and so has layer '%s'; let "
+                           "what reads this one read that, and remove this one",
+                           uses.terms->name);
     if (uses.terms != NULL && uses.terms->pairs != PAIRS_NONE)
         err = check_pair_dims(b, uses.terms);
     if (err == ERR_NONE && uses.embeddings)
@@ -274,6 +282,7 @@ static enum err add_wide(struct model_builder *b)
     struct model_refs none = {.count = 0};
     struct model_value *value = &b->values[b->value_count++];
     value->name = "wide";
+    b->layer = &wide;
     return model_make_terms(b, &wide, &none, &value->ref);
 }
 
@@ -285,15 +294,12 @@ static enum err make_inputs(struct model_builder *b)
     uint64_t width = m->dense_width;
     for (uint32_t t = 0; uses.embeddings && t < m->schema->table_count; t++)
         width += (uint64_t)m->slot_count[t] * model_embedding_dim(b, t);
-    if ((uses.embeddings || uses.dense) && width == 0)
-        return err_set(ERR_INPUT, "features: none, and %s needs at least one",
-                       model_type_name(b->job->model.type));
     if (width > INPUT_WIDTH_MAX)
         return err_set(ERR_LIMIT,
                        "model: the dense input has %llu floats an example, and at most %u are "
                        "allowed",
                        (unsigned long long)width, INPUT_WIDTH_MAX);
-    if (uses.embeddings || uses.dense) {
+    if (width > 0 && (uses.embeddings || uses.dense)) {
         struct model_refs none = {.count = 0};
         struct model_layer layer = model_layer_init(LAYER_INPUT, "input", &none, (uint32_t)width);
         struct model_ref all;
@@ -305,14 +311,25 @@ static enum err make_inputs(struct model_builder *b)
 
 /* ---- layers ---------------------------------------------------------------------------------- */
 
+static enum err unread_table(const struct model_builder *b, uint32_t table)
+{
+    const struct features_spec *f = b->features;
+    for (size_t i = 0; i < f->feature_count; i++)
+        if (f->features[i].gives_terms && f->features[i].table == table)
+            return err_set(ERR_INPUT,
+                           "features.%s: no layer reads its table '%s'; let one read embeddings "
+                           "or wide, or remove the feature",
+                           f->features[i].name, f->tables[table].name);
+    return err_set(ERR_INPUT, "tables.%s: no layer reads it; let one read embeddings or wide",
+                   f->tables[table].name);
+}
+
 static enum err check_unread(const struct model_builder *b)
 {
     const struct schema *s = b->model->schema;
     for (uint32_t t = 0; t < s->table_count; t++)
         if (s->tables[t].component_count == 0)
-            return err_set(ERR_INPUT,
-                           "tables.%s: no layer reads it; let one read embeddings or wide",
-                           s->tables[t].name);
+            return unread_table(b, t);
     for (size_t i = 0; i < b->value_count; i++) {
         const struct model_value *v = &b->values[i];
         if (!v->is_read)
@@ -380,14 +397,36 @@ static enum err make_outputs(struct model_builder *b)
 static enum err make_layers(struct model_builder *b)
 {
     enum err err = ERR_NONE;
-    for (size_t i = 0; err == ERR_NONE && i < b->list_count; i++)
-        err = model_add_job_layer(b, &b->list[i]);
+    for (size_t i = 0; err == ERR_NONE && i < b->list_count; i++) {
+        b->layer = &b->list[i];
+        err = model_add_job_layer(b, b->layer);
+    }
     if (err == ERR_NONE)
         err = make_outputs(b);
     return err == ERR_NONE && !b->is_preset ? check_unread(b) : err;
 }
 
 /* ---- what layers are made of ----------------------------------------------------------------- */
+
+/* Layers that are made of others give those names of their own: NAME0, NAME1, … */
+static enum err check_parameter(const struct model_builder *b, const char *name,
+                                const struct model_parameter *p)
+{
+    const struct schema *s = b->model->schema;
+    if ((uint64_t)p->rows * p->columns > PARAMETER_VALUES_MAX)
+        return layer_error(b, b->layer, ERR_LIMIT,
+                           "has %llu values in '%s', of %u rows and %u columns, and at most %llu "
+                           "are allowed; let it read or give fewer numbers",
+                           (unsigned long long)p->rows * p->columns, name, p->rows, p->columns,
+                           (unsigned long long)PARAMETER_VALUES_MAX);
+    for (uint32_t i = 0; i < s->dense_count; i++)
+        if (strcmp(s->dense[i].name, name) == 0)
+            return layer_error(b, b->layer, ERR_INPUT,
+                               "has a parameter '%s', and a layer before it has one of that name; "
+                               "rename one of them",
+                               name);
+    return ERR_NONE;
+}
 
 enum err model_add_parameter(struct model_builder *b, const struct model_parameter *p,
                              uint32_t *index)
@@ -409,6 +448,9 @@ enum err model_add_parameter(struct model_builder *b, const struct model_paramet
     CHECK(name.size < sizeof d->name);
     memcpy(d->name, name.data, name.size + 1);
     str_deinit(&name);
+    enum err err = check_parameter(b, d->name, p);
+    if (err != ERR_NONE)
+        return err;
     uint32_t shape = 0;
     if (p->rows > 0)
         d->shape[shape++] = p->rows;

@@ -19,6 +19,9 @@
 
 #include "common/model.h"
 
+/* Floats of an example that a layer reads; a batch of them must fit in memory. */
+#define INPUT_WIDTH_MAX (1u << 20)
+
 /* A layer of the job's list that is made, or an input. */
 struct model_value {
     const char *name;
@@ -32,7 +35,8 @@ struct model_builder {
     const struct job_layer *list; /* the preset's or the job's own */
     size_t list_count;
     bool is_preset;
-    struct model *model; /* its schema has the tables' names */
+    const struct job_layer *layer; /* that is being made */
+    struct model *model;           /* its schema has the tables' names */
     size_t dense_capacity, layer_capacity;
     struct model_value *values;
     size_t value_count;

@@ -98,7 +98,7 @@ enum err model_check(const struct job *j)
 static bool is_kept(struct span line)
 {
     static const char *const kept[] = {
-        "  dim:", "  loss:", "  classes:", "  normalize:", "  l2:", NULL};
+        "  dim:", "  loss:", "  classes:", "  normalize:", "  l2:", "  outputs:", NULL};
     for (size_t i = 0; kept[i]; i++)
         if (line.size > strlen(kept[i]) && !strncmp(line.data, kept[i], strlen(kept[i])))
             return true;

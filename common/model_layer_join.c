@@ -26,8 +26,6 @@ enum err model_make_terms(struct model_builder *b, const struct job_layer *l,
                           const struct model_refs *in, struct model_ref *out)
 {
     const struct model *m = b->model;
-    if (in->count > 0)
-        return layer_error(b, l, ERR_INPUT, "reads the features' terms and has no 'in'");
     enum layer_type type = l->pairs == PAIRS_FFM ? LAYER_FIELD_TERMS : LAYER_TERMS;
     struct model_layer layer = model_layer_init(type, l->name, in, 1);
     struct optimizer_spec optimizer = b->job->optimizer.linear;

@@ -42,7 +42,8 @@ static enum err join_vectors(struct model_builder *b, const struct job_layer *l,
         *dim = length;
     }
     if (in->width / *dim < 2)
-        return layer_error(b, l, ERR_INPUT, "multiplies pairs of vectors, and reads only one");
+        return layer_error(b, l, ERR_INPUT,
+                           "multiplies pairs of vectors, and reads only one; name more in 'in'");
     return model_join(b, l->name, in, x);
 }
 

@@ -27,6 +27,11 @@ static enum err append_ref(const struct model_builder *b, const struct job_layer
                            struct model_refs *refs, struct model_ref ref)
 {
     struct model_ref *last = refs->count > refs->closed ? &refs->items[refs->count - 1] : NULL;
+    if (ref.width > INPUT_WIDTH_MAX - refs->width)
+        return layer_error(b, l, ERR_LIMIT,
+                           "reads more than %u numbers an example; let it read fewer, or smaller "
+                           "layers",
+                           INPUT_WIDTH_MAX);
     refs->width += ref.width;
     if (last != NULL && last->layer == ref.layer && last->first + last->width == ref.first) {
         last->width += ref.width;
@@ -119,8 +124,8 @@ static enum err append_input(struct model_builder *b, const struct job_layer *l,
     if (strcmp(name, "dense") == 0) {
         if (b->model->dense_width == 0)
             return layer_error(b, l, ERR_INPUT,
-                               "reads dense, and no feature is a number or a vector; remove it "
-                               "from 'in'");
+                               "reads dense, and no feature gives a dense input (vectors do, and "
+                               "numbers where no layer is of type terms); remove it from 'in'");
         return append_ref(b, l, refs, (struct model_ref){b->input, 0, b->model->dense_width});
     }
     if (strcmp(name, "embeddings") == 0)
@@ -140,6 +145,8 @@ enum err model_add_job_layer(struct model_builder *b, const struct job_layer *l)
 {
     struct model_refs in = {.count = 0};
     struct model_ref out = {0, 0, 0};
+    if (l->type == JOB_LAYER_TERMS && l->in.count > 0)
+        return layer_error(b, l, ERR_INPUT, "reads the features' terms and has no 'in'; remove it");
     if (l->type != JOB_LAYER_TERMS && l->in.count == 0)
         return layer_error(b, l, ERR_INPUT, "has an empty 'in'; name what it reads");
     for (size_t i = 0; i < l->in.count; i++) {

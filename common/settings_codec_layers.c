@@ -145,7 +145,8 @@ enum err codec_layers_read(const struct setting *row, const struct conf_node *n,
     if (n->kind != CONF_LIST)
         return value_error(row, n, path, "is not a list");
     if (n->count > LAYER_MAX)
-        return value_error(row, n, path, "has too many layers");
+        return setting_error(ERR_INPUT, n, path, "has %zu layers; give at most %u", n->count,
+                             LAYER_MAX);
     m->layers = must_alloc((n->count + 1) * sizeof *m->layers);
     for (size_t i = 0; i < n->count; i++) {
         char *full = must_format("%s[%zu]", path, i);

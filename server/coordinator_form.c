@@ -303,8 +303,11 @@ static bool check_manifest(struct coordinator *c, struct job_run *j, uint64_t no
                  "checkpoint %s lies beyond the job's last step %llu: raise train.epochs", name,
                  (unsigned long long)j->steps.last_step);
     else if (!steps_is_drain(&j->steps, m->step))
-        job_fail(c, j, now, "step %llu of checkpoint %s is no drain point of this job",
-                 (unsigned long long)m->step, name);
+        job_fail(c, j, now,
+                 "step %llu of checkpoint %s is no drain point of this job (train.max_steps may "
+                 "have ended its run there): resume with train.drain_every %llu, or a divisor of "
+                 "it, or start anew with --fresh",
+                 (unsigned long long)m->step, name, (unsigned long long)m->step);
     else if (strcmp(m->device_class, j->device_class) != 0)
         job_warn(c, j, "checkpoint %s was made on '%s', the workers are '%s': bits will differ",
                  name, m->device_class, j->device_class);

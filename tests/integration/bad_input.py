@@ -88,6 +88,8 @@ CONFIG = [
     ("no format", change(JOB, "format: csv, ", ""), ERROR, ["data.format is required"]),
     ("no training data", change(JOB, "train: t.csv, ", ""), ERROR, ["data.train is required"]),
     ("no features", JOB.replace(JOB.splitlines()[2] + "\n", ""), ERROR, ["features", "csv"]),
+    ("outputs of no layers", change(JOB, "type: fm", "type: fm, outputs: [{from: a, label: b}]"), ERROR,
+     ["j.yaml:4:", "model.outputs: are from layers of model.layers, and model.type is fm"]),
     ("no model", JOB[:JOB.index("model:")], ERROR, ["model.type is required"]),
     ("unknown feature type", change(JOB, "user: categorical", "user: categorial"), ERROR,
      ["j.yaml:3:18", "features.user", "did you mean 'categorical'?"]),

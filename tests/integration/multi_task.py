@@ -59,6 +59,10 @@ def main():
                              place.path)
         first = json.loads(out.splitlines()[0])["prediction"] if code == 0 else {}
         cases.check("predictions of each output", sorted(first) == ["buy", "click", "price"], err or first)
+        code, out, err = run(["config", "show", "--expand", "-f", "job.yaml"], place.path)
+        place.file("expanded.yaml", out)
+        result = run_job(["-f", "expanded.yaml", "--fresh", "--servers", "0"], place.path)
+        cases.check("the expanded job is the same", code == 0 and result.get("digest") in digests, (err, result))
         for name, change, text in (
                 ("no such column", ("label: bought", "label: boughtt"), "'boughtt'"),
                 ("a label that is no number of the loss", ("cents, loss: squared", "cents"), "is not 0, 1 or -1"),

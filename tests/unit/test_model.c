@@ -403,6 +403,11 @@ static void test_layers_refused(void **state)
         {"[{name: c, type: cross, in: [dense, embeddings], low_rank: 22}]",
          "model.layers.c: low_rank: 22, and its input has 22 columns"},
         {"[{name: t, type: terms, in: [dense]}]", "model.layers.t: reads the features' terms"},
+        {"[{name: t, type: terms, pairs: fm}, {name: s, type: terms, pairs: ffm}]",
+         "model.layers.s: has the tables' linear terms and the bias, and so has layer 't'"},
+        {"[{name: a, type: mlp, in: [dense], hidden: [3]}, {name: a0, type: linear, in: [a, "
+         "embeddings], units: 1}]",
+         "model.layers.a0: has a parameter 'a0.weight', and a layer before it has one of that"},
         {"[{name: t, type: terms}, {name: s, type: sum, in: [t, wide]}]",
          "model.layers.t: has the tables' linear terms and vectors to itself"},
         {"[{name: a, type: linear, in: ['embeddings(user_*)'], units: 1}]",
@@ -418,6 +423,33 @@ static void test_layers_refused(void **state)
         struct model *m = NULL;
         assert_int_equal(model_create(&j.job, &j.features, &m), ERR_INPUT);
         assert_null(m);
+        if (strstr(err_text(), cases[i].text) == NULL)
+            fail_msg("%s\n-> %s\nnot: %s", cases[i].list, err_text(), cases[i].text);
+        model_job_deinit(&j);
+    }
+}
+
+/* Sizes that no machine has, of which some would not fit the arithmetic of sizes. */
+static void test_layers_too_large(void **state)
+{
+    static const struct {
+        const char *list, *text;
+    } cases[] = {
+        {"[{name: a, type: linear, in: [dense], units: 65536}, {name: b, type: concat, in: [a, a, "
+         "a, a, a, a, a, a, a, a, a, a, a, a, a, a]}, {name: c, type: concat, in: [b, a]}]",
+         "model.layers.c: reads more than 1048576 numbers an example"},
+        {"[{name: a, type: linear, in: [dense], units: 65536}, {name: b, type: concat, in: [a, a]}"
+         ", {name: c, type: cross, in: [b], layers: 2}]",
+         "model.layers.c: has 17179869184 values in 'c0.weight', of 131072 rows and 131072"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model_job j;
+        struct model_case c = deep;
+        c.type = MODEL_LAYERS;
+        c.layers = cases[i].list;
+        model_job_init(&j, &c);
+        struct model *m = NULL;
+        assert_int_equal(model_create(&j.job, &j.features, &m), ERR_LIMIT);
         if (strstr(err_text(), cases[i].text) == NULL)
             fail_msg("%s\n-> %s\nnot: %s", cases[i].list, err_text(), cases[i].text);
         model_job_deinit(&j);
@@ -572,6 +604,7 @@ int main(void)
         cmocka_unit_test(test_presets),
         cmocka_unit_test(test_cross_parameters),
         cmocka_unit_test(test_layers_refused),
+        cmocka_unit_test(test_layers_too_large),
         cmocka_unit_test(test_embeddings_by_name),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_fm_refuses_other_dim),
