@@ -96,6 +96,20 @@ static int on_seek(void *context, curl_off_t offset, int origin)
 
 /* ---- the answer ---- */
 
+/* "HTTP/1.1 403 Words": servers put there what is wrong with a ticket. */
+static void take_status_text(struct http_answer *a, struct span line)
+{
+    size_t at = 0;
+    for (int words = 0; words < 2; words++) {
+        while (at < line.size && line.data[at] != ' ')
+            at++;
+        at += at < line.size;
+    }
+    mem_free(a->status_text);
+    a->status_text =
+        at < line.size ? must_format("%.*s", (int)(line.size - at), line.data + at) : NULL;
+}
+
 static size_t on_header(char *data, size_t size, size_t count, void *context)
 {
     struct transfer *t = context;
@@ -106,6 +120,7 @@ static size_t on_header(char *data, size_t size, size_t count, void *context)
         line.size--;
     if (line.size >= 5 && strncmp(line.data, "HTTP/", 5) == 0) { /* 100 Continue came before */
         str_clear(headers);
+        take_status_text(t->answer, line);
         return bytes;
     }
     const char *colon = line.size > 0 ? memchr(line.data, ':', line.size) : NULL;
@@ -187,6 +202,24 @@ static int on_sending(void *context, char *address, char *own_address, int port,
     return CURL_PREREQFUNC_OK;
 }
 
+/* libcurl tells only its log why there is no ticket, and goes on without. */
+static int on_log(CURL *curl, curl_infotype type, char *data, size_t size, void *context)
+{
+    static const char *const beginnings[] = {"gss_init_sec_context() failed: ",
+                                             "gss_import_name() failed: "};
+    struct transfer *t = context;
+    struct span line = span_make(data, size);
+    while (line.size > 0 && strchr(". \n", line.data[line.size - 1]) != NULL)
+        line.size--;
+    for (size_t i = 0; i < sizeof beginnings / sizeof *beginnings; i++) {
+        size_t skip = strlen(beginnings[i]);
+        if (type == CURLINFO_TEXT && t->answer->ticket_text == NULL && line.size > skip &&
+            strncmp(line.data, beginnings[i], skip) == 0)
+            t->answer->ticket_text = must_format("%.*s", (int)(line.size - skip), line.data + skip);
+    }
+    return 0;
+}
+
 static void add_header(struct transfer *t, const char *line)
 {
     struct curl_slist *more = curl_slist_append(t->headers, line);
@@ -248,8 +281,12 @@ static void set_transport(struct transfer *t)
     if (p->direct)
         curl_easy_setopt(c, CURLOPT_NOPROXY, "*");
     if (p->negotiate) {
-        curl_easy_setopt(c, CURLOPT_HTTPAUTH, (long)CURLAUTH_NEGOTIATE);
+        if (curl_easy_setopt(c, CURLOPT_HTTPAUTH, (long)CURLAUTH_NEGOTIATE) != CURLE_OK)
+            t->failure = err_set(ERR_UNSUPPORTED, "this libcurl knows no Kerberos (SPNEGO)");
         curl_easy_setopt(c, CURLOPT_USERPWD, ":");
+        curl_easy_setopt(c, CURLOPT_DEBUGFUNCTION, on_log);
+        curl_easy_setopt(c, CURLOPT_DEBUGDATA, t);
+        curl_easy_setopt(c, CURLOPT_VERBOSE, 1L);
     }
     curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, (long)o->total_ms);
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, (long)o->connect_ms);
@@ -315,8 +352,10 @@ static enum err explain(struct transfer *t, CURLcode code)
     if (e != ERR_NONE) {
         e = err_prefix(e, "%s", what.data);
     } else {
-        e = err_set(code_of(code, t->answer->was_sent), "%s: %s", what.data,
-                    t->reason[0] != '\0' ? t->reason : curl_easy_strerror(code));
+        const char *ticket = t->answer->ticket_text; /* a KDC that hangs takes all the time */
+        e = err_set(code_of(code, t->answer->was_sent), "%s: %s%s%s", what.data,
+                    t->reason[0] != '\0' ? t->reason : curl_easy_strerror(code),
+                    ticket != NULL ? "; no Kerberos ticket: " : "", ticket != NULL ? ticket : "");
     }
     str_deinit(&what);
     return e;
@@ -410,6 +449,8 @@ enum err http_perform(const struct http_request *q, struct http_answer *out)
 void http_answer_deinit(struct http_answer *a)
 {
     mem_free(a->body);
+    mem_free(a->status_text);
+    mem_free(a->ticket_text);
     str_deinit(&a->headers);
     *a = (struct http_answer){0};
 }

@@ -18,9 +18,11 @@
  * Threads  any. Callbacks run on the calling thread.
  * Errors   ERR_UNAVAILABLE: no name, no connection, or lost; ERR_TIMEOUT; ERR_REFUSED: its
  *          certificate is not trusted; ERR_LIMIT: more than the buffer or bound holds; ERR_INPUT:
- *          the URL, or the file of certificates; what a callback returned. Texts name method, host
- *          and path and the cause. They never hold a header's value, nor a query's, but of the few
- *          parameters that are known to be no secret.
+ *          the URL, or the file of certificates; ERR_UNSUPPORTED: a libcurl without Kerberos, a
+ *          server without ranges; what a callback returned. For want of a ticket none fails: it
+ *          goes out without, and the answer says why. Texts name method, host and path and the
+ *          cause. They never hold a header's value, nor a query's, but of the few parameters that
+ *          are known to be no secret.
  */
 #ifndef PARAMD_COMMON_HTTP_H
 #define PARAMD_COMMON_HTTP_H
@@ -106,6 +108,8 @@ struct http_answer {
      */
     bool was_resent;
     uint32_t retry_after_ms; /* what the server asked for; 0: nothing */
+    char *status_text;       /* the words beside the status; NULL: none */
+    char *ticket_text;       /* of a `negotiate`: why no ticket was sent; NULL: one was */
     struct str headers;      /* "name: value\n", names in lower case */
     double seconds;
 };

@@ -79,13 +79,63 @@ static struct hdfs_failure find_exception(const char *name)
     return (struct hdfs_failure){.code = ERR_IO, .may_pass = true};
 }
 
+static bool uses_kerberos(void)
+{
+    const struct storage_settings *s = storage_settings();
+    return s->hdfs_token_file == NULL && s->hdfs_auth != NULL &&
+           strcmp(s->hdfs_auth, "kerberos") == 0;
+}
+
+/* "Cannot contact any KDC …" says MIT's Kerberos, "unable to reach any KDC …" Heimdal's. */
+static bool is_kdc_away(const struct http_answer *a)
+{
+    return a->ticket_text != NULL && strstr(a->ticket_text, "any KDC") != NULL;
+}
+
 /* An answer that is no WebHDFS: a proxy, another server, one that is starting. A 404 of those is
    no proof of absence. */
-static struct hdfs_failure judge_status(int status)
+static struct hdfs_failure judge_status(const struct http_answer *a)
 {
-    if (http_status_may_pass(status))
+    if (http_status_may_pass(a->status))
         return (struct hdfs_failure){ERR_UNAVAILABLE, true, true};
-    return (struct hdfs_failure){status == 401 ? ERR_REFUSED : ERR_IO, false, status == 404};
+    if (a->status == 401 && is_kdc_away(a))
+        return (struct hdfs_failure){ERR_UNAVAILABLE, true, false};
+    bool is_refusal = a->status == 401 || a->status == 403;
+    return (struct hdfs_failure){is_refusal ? ERR_REFUSED : ERR_IO, false, a->status == 404};
+}
+
+/* What to do about a status that came without a reason; appended. */
+static void advise(const struct http_answer *a, struct str *out)
+{
+    const char *file = storage_settings()->hdfs_token_file;
+    if (a->status == 404) {
+        str_append(out, ": is this the HTTP port of a NameNode?");
+    } else if (a->status == 401 && file != NULL) {
+        str_append_format(out, ": it does not take the token of hdfs_token_file '%s'", file);
+    } else if (a->status == 401 && !uses_kerberos()) {
+        str_append(out, ": it wants to know who we are: set hdfs_auth=kerberos (with a ticket by "
+                        "kinit or KRB5_CLIENT_KTNAME) or hdfs_token_file");
+    } else if (a->status == 401 && a->ticket_text != NULL) {
+        const char *cache = getenv("KRB5CCNAME");
+        str_append_format(out,
+                          ": no Kerberos ticket was sent: %s (KRB5CCNAME is %s; kinit or a keytab "
+                          "in KRB5_CLIENT_KTNAME gets a ticket)",
+                          a->ticket_text, cache != NULL ? cache : "not set");
+    } else if (a->status == 401) {
+        str_append(out, ": it does not take our Kerberos ticket");
+    }
+}
+
+static void set_text_of_status(const struct hdfs_call *q, const char *server, size_t server_size,
+                               const struct http_answer *a, enum err code)
+{
+    struct str text = {0};
+    str_append_format(&text, "%.*s answers %d", (int)server_size, server, a->status);
+    if (a->status_text != NULL)
+        str_append_format(&text, " %.*s", REASON_MAX_BYTES, a->status_text);
+    advise(a, &text);
+    err_set(code, "cannot %s '%s': %s", q->doing, q->name->uri, text.data);
+    str_deinit(&text);
 }
 
 /* The reason in one line: Java's stack traces follow after a newline. */
@@ -113,16 +163,15 @@ static enum err judge(const struct hdfs_call *q, const char *server, const struc
     }
     if (name != NULL) {
         *out = find_exception(name);
-        err_set(out->code, "cannot %s '%s': %s: %.*s (%.*s)", q->doing, q->name->uri, name,
-                reason_size(message), message, (int)server_size, server);
+        const char *file = storage_settings()->hdfs_token_file;
+        bool is_token = file != NULL && strstr(name, "AccessControl") == NULL;
+        err_set(out->code, "cannot %s '%s': %s: %.*s (%.*s%s%s)", q->doing, q->name->uri, name,
+                reason_size(message), message, (int)server_size, server,
+                out->code == ERR_REFUSED && is_token ? ", hdfs_token_file=" : "",
+                out->code == ERR_REFUSED && is_token ? file : "");
     } else {
-        *out = judge_status(a->status);
-        err_set(out->code, "cannot %s '%s': %.*s answers %d%s", q->doing, q->name->uri,
-                (int)server_size, server, a->status,
-                a->status == 401   ? ": it wants to know who we are (hdfs_auth, hdfs_token_file; "
-                                     "for kerberos a ticket by kinit or KRB5_CLIENT_KTNAME)"
-                : a->status == 404 ? " and no reason: is this the HTTP port of a NameNode?"
-                                   : " and no reason");
+        *out = judge_status(a);
+        set_text_of_status(q, server, server_size, a, out->code);
     }
     json_destroy(j);
     return out->code;
@@ -164,7 +213,7 @@ static enum err add_user(struct str *url)
     const struct storage_settings *s = storage_settings();
     if (s->hdfs_token_file != NULL)
         return add_token(url, s->hdfs_token_file);
-    if (s->hdfs_auth != NULL && strcmp(s->hdfs_auth, "kerberos") == 0)
+    if (uses_kerberos())
         return ERR_NONE;
     const char *user = s->hdfs_user != NULL ? s->hdfs_user : getenv("HADOOP_USER_NAME");
     char buffer[4096];
@@ -178,13 +227,6 @@ static enum err add_user(struct str *url)
     }
     hdfs_parameter(url, "user.name", user);
     return ERR_NONE;
-}
-
-static bool uses_kerberos(void)
-{
-    const struct storage_settings *s = storage_settings();
-    return s->hdfs_token_file == NULL && s->hdfs_auth != NULL &&
-           strcmp(s->hdfs_auth, "kerberos") == 0;
 }
 
 static enum err make_url(const struct hdfs_call *q, const char *node, struct str *out)
@@ -328,6 +370,18 @@ enum err hdfs_locate(struct hdfs_call *q, struct str *parameters, struct str *ex
 
 /* ---- asking a DataNode ---- */
 
+/* An HttpFS passes the bytes itself, and wants the ticket for that too; a DataNode must not see it,
+   as the NameNode gave it a token. */
+static bool is_of_name_node(const struct hdfs_cluster *c, const char *location)
+{
+    for (uint32_t i = 0; i < c->node_count; i++) {
+        size_t size = strlen(c->nodes[i]);
+        if (strncmp(location, c->nodes[i], size) == 0 && location[size] == '/')
+            return true;
+    }
+    return false;
+}
+
 enum err hdfs_data(const struct hdfs_call *c, const char *location, struct http_request *q,
                    struct http_answer *out, struct hdfs_failure *failure_out)
 {
@@ -343,6 +397,7 @@ enum err hdfs_data(const struct hdfs_call *c, const char *location, struct http_
     request.into_size = q->into_size;
     request.context = q->context;
     request.answer_max = HTTP_EXPLAIN_BYTES;
+    request.transport.negotiate = uses_kerberos() && is_of_name_node(c->name->cluster, location);
     enum err e = http_perform(&request, out);
     if (e != ERR_NONE)
         return judge_silence(c, e, failure_out);

@@ -60,8 +60,10 @@ public final class Cluster {
         own.set("dfs.datanode.address", address + ":0");
         own.set("dfs.datanode.http.address", address + ":0");
         own.set("dfs.datanode.ipc.address", address + ":0");
-        own.set("hadoop.rpc.socket.factory.class.default", Sockets.class.getName());
-        own.set(Sockets.ADDRESS, address);
+        if (!configuration.get("hadoop.security.authentication", "simple").equals("kerberos")) {
+            own.set("hadoop.rpc.socket.factory.class.default", Sockets.class.getName()); // else Hadoop binds them by itself
+            own.set(Sockets.ADDRESS, address);
+        }
         cluster.startDataNodes(own, 1, null, true, null, null, null, null, null, false, true, true, null, null, null);
     }
 

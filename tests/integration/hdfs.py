@@ -39,12 +39,15 @@ def why_not():
 class Hdfs:
     """One NameNode, or a pair, and DataNodes, in one Java process. Its files and log are in `directory`."""
 
-    def __init__(self, directory, namenodes=1, datanodes=1, settings=(), heap="384m", ports=None):
+    host = "127.0.0.1"
+
+    def __init__(self, directory, namenodes=1, datanodes=1, settings=(), heap="384m", ports=None, java=()):
         self.directory = os.path.abspath(directory)
         self.ports = ports or [free_port() for _ in range(namenodes)]
         self.datanodes = datanodes
         self.settings = list(settings)
         self.heap = heap
+        self.java = list(java)
         self.process = None
         self.said = None
         os.makedirs(self.directory, exist_ok=True)
@@ -61,14 +64,14 @@ class Hdfs:
         return os.path.join(self.directory, "log")
 
     def uri(self, path="/"):
-        return "hdfs://" + ",".join(f"127.0.0.1:{port}" for port in self.ports) + path
+        return "hdfs://" + ",".join(f"{self.host}:{port}" for port in self.ports) + path
 
     def start(self, timeout_s=180, fresh=True):
         """Returns when it serves. Not `fresh`: what an earlier one held is still there (not of a pair)."""
         assert self.process is None, "it runs already"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                ["java", f"-Xmx{self.heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+                ["java", f"-Xmx{self.heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *self.java,
                  "-cp", f"{BUILT}/classes:{BUILT}/jars/*", "Cluster", f"directory={self.directory}/data",
                  "http=" + ",".join(map(str, self.ports)), f"datanodes={self.datanodes}",
                  f"format={str(fresh).lower()}", *self.settings],

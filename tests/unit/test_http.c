@@ -57,6 +57,8 @@ static void test_get(void **state)
         assert_true(http_header(&a, "etag", &etag));
         assert_true(span_is(etag, "\"a b\""));
         assert_false(http_header(&a, "eta", &etag));
+        assert_string_equal(a.status_text, "OK");
+        assert_null(a.ticket_text);
         http_answer_deinit(&a);
     }
     const char *request = http_server_request(s, 0);
@@ -338,6 +340,36 @@ static void test_redaction(void **state)
     }
 }
 
+/* A server's words beside the status, and why there is no ticket, where none can be had. */
+static void test_without_a_ticket(void **state)
+{
+    static const struct http_reply script[] = {
+        HTTP_REPLY("HTTP/1.1 401 Who are you?\r\nWWW-Authenticate: Negotiate\r\n"
+                   "Content-Length: 0\r\n\r\n"),
+        HTTP_REPLY("HTTP/1.1 403\r\nContent-Length: 0\r\n\r\n"), HTTP_SCRIPT_END};
+    struct http_server *s = http_server_start(script);
+    char *url = url_of(s, "/");
+    struct http_request q = get(url);
+    struct http_answer a;
+    setenv("KRB5CCNAME", "FILE:/nowhere/tickets", true);
+    setenv("KRB5_CLIENT_KTNAME", "FILE:/nowhere/keytab", true);
+    setenv("KRB5_CONFIG", "/dev/null", true);
+    q.transport.negotiate = true;
+    assert_int_equal(http_perform(&q, &a), ERR_NONE);
+    assert_int_equal(a.status, 401);
+    assert_string_equal(a.status_text, "Who are you?");
+    assert_non_null(a.ticket_text);
+    assert_non_null(strstr(a.ticket_text, "redentials"));
+    assert_null(strpbrk(a.ticket_text, "\r\n"));
+    http_answer_deinit(&a);
+    assert_int_equal(http_perform(&q, &a), ERR_NONE);
+    assert_int_equal(a.status, 403);
+    assert_null(a.status_text);
+    http_answer_deinit(&a);
+    mem_free(url);
+    http_server_stop(s);
+}
+
 static void test_encoding(void **state)
 {
     struct str out = {0};
@@ -369,6 +401,7 @@ int main(void)
         cmocka_unit_test(test_sent_twice),
         cmocka_unit_test(test_redirects_are_not_followed),
         cmocka_unit_test(test_redaction),
+        cmocka_unit_test(test_without_a_ticket),
         cmocka_unit_test(test_encoding),
         cmocka_unit_test(test_try_again),
     };
