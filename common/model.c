@@ -278,7 +278,7 @@ static enum err add_wide(struct model_builder *b)
 {
     if (b->model->schema->table_count == 0)
         return err_set(ERR_INPUT, "features: none gives linear terms, and the model reads wide");
-    struct job_layer wide = {.name = (char *)"wide", .type = JOB_LAYER_TERMS};
+    static const struct job_layer wide = {.name = (char *)"wide", .type = JOB_LAYER_TERMS};
     struct model_refs none = {.count = 0};
     struct model_value *value = &b->values[b->value_count++];
     value->name = "wide";

@@ -52,6 +52,12 @@ static void log_record(struct coordinator *c, struct job_run *j, const struct ev
              (unsigned long long)r->step, r->epoch, (unsigned long long)r->examples,
              text.data != NULL ? text.data : "");
     str_deinit(&text);
+    if (r->metric_count == 0 && r->examples > 0)
+        job_warn(c, j,
+                 "the evaluation at step %llu has no value of any metric: predictions are not "
+                 "numbers, or labels are of one class; a smaller optimizer.learning_rate, l2 or "
+                 "tables.*.init keeps the model finite",
+                 (unsigned long long)r->step);
 }
 
 enum err evals_merge(struct coordinator *c, struct job_run *j, uint64_t step, uint64_t now)

@@ -218,10 +218,13 @@ char *device_class_text(const struct device_list *list)
 
 enum err device_open(const struct device_options *o, struct device **out)
 {
+    static const char *const precisions[] = {"float32", "tf32", "bf16", "fp16"};
     if (!o->cuda) {
         if (o->precision != PRECISION_FLOAT32)
-            return err_set(ERR_INPUT, "the processor computes in float32 alone: another "
-                                      "train.precision needs a GPU (device: cuda)");
+            return err_set(ERR_INPUT,
+                           "train.precision is %s, which needs a GPU (device: cuda), and this "
+                           "worker computes on the processor; set train.precision: float32",
+                           precisions[o->precision]);
         struct device *d = must_alloc(sizeof *d);
         *d = (struct device){.compute = compute_cpu(), .pool = o->pool};
         *out = d;

@@ -350,6 +350,7 @@ static enum err read_label(const struct feature_input *in, uint32_t index, float
     const struct job *job = f->options.job;
     uint32_t field = index == 0 ? f->label_field : f->more_label_fields[index - 1];
     enum loss_type loss = loss_of_label(&job->model, index);
+    bool has_name = job->data.format == FORMAT_CSV && field != NO_FIELD;
     struct span text = (struct span){0};
     if (field != NO_FIELD && in->record->fields[field].data != NULL)
         text = span_trim(in->record->fields[field]);
@@ -358,7 +359,9 @@ static enum err read_label(const struct feature_input *in, uint32_t index, float
     if (is_missing(text))
         return f->options.label_optional
                    ? ERR_NONE
-                   : reader_error(in->call->reader, NULL, "the label is missing");
+                   : reader_error(in->call->reader, NULL, "the label is missing%s%s%s",
+                                  has_name ? " in column '" : "",
+                                  has_name ? f->options.columns[field] : "", has_name ? "'" : "");
     bool is_number = reader_number(text, &value);
     if (f->positive.given && index == 0) {
         if (!is_number && f->positive.operator[1] != '=' && f->positive.is_number)

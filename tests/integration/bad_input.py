@@ -455,6 +455,48 @@ def test_predict(place):
           ["runs/j/j/1-100", "--resume", "--fresh"])
 
 
+# ---- models ----
+
+LAYERS = """
+name: m
+data: {format: csv, train: m.csv, eval: m.csv}
+features: {user: categorical, price: numeric}
+model:
+  dim: 4
+  layers:
+    - {name: a, type: linear, in: [dense, embeddings], units: 1}
+    - {name: b, type: linear, in: [dense], units: 1}
+  outputs: [{from: a, label: click}, {from: b, label: cents, loss: squared}]
+train: {batch_size: 4}
+"""
+
+
+def test_models(place):
+    """What a job file cannot show before there are data and a machine; and runs that train nothing."""
+    start = ["run", "--servers", "0", "--fresh", "-f", "m.yaml"]
+    place.file("m.yaml", LAYERS)
+    place.file("m.csv", "click,cents,user,price\n1,2,a,1\n0,,b,2\n")
+    check("a label of an output is missing", place, start, FAILED, ["m.csv:3", "the label is missing in column 'cents'"])
+    place.file("m.csv", "click,cent,user,price\n1,2,a,1\n")
+    check("no column for an output", place, start, FAILED, ["model.outputs", "no column 'cents'", "did you mean 'cent'"])
+    place.file("m.csv", "click,cents,user,price\n" + "1,2,a,1\n0,3,b,2\n" * 40)
+    check("a precision without a GPU", place, start + ["--set", "train.precision=bf16"], FAILED,
+          ["train.precision is bf16", "needs a GPU", "train.precision: float32"])
+    check("a model that is no longer finite", place, start + ["--set", "model.l2=1e30", "--set", "train.max_steps=3",
+          "--set", "optimizer.embedding.type=sgd"], OK, ["no value of any metric"])
+    check("a run that ends between drain points", place, start + ["--set", "train.max_steps=11"], OK, ["DONE"])
+    resume = ["run", "--servers", "0", "--resume", "-f", "m.yaml"]
+    check("resumed from there", place, resume, FAILED, ["step 11", "train.drain_every 11"])
+    check("resumed as it says", place, resume + ["--set", "train.drain_every=11"], OK, ["DONE"])
+    for name, old, new, fragments in (
+            ("a wide output", "embeddings], units: 1", "embeddings], units: 2", ["model.outputs[0].from: 'a' gives 2 numbers"]),
+            ("a table that nothing reads", "in: [dense, embeddings]", "in: [dense]",
+             ["features.user: no layer reads", "'features'"]),
+            ("dense without numbers", ", price: numeric", "", ["model.layers.a: reads dense, and no feature gives"])):
+        place.file("wrong.yaml", change(LAYERS, old, new))
+        check(f"model: {name}", place, ["config", "check", "-f", "wrong.yaml"], ERROR, fragments)
+
+
 # ---- checkpoints ----
 
 def flip(data, at):
@@ -585,6 +627,8 @@ def main():
     test_configuration()
     test_commands()
     test_data()
+    with Workplace() as place:
+        test_models(place)
     with Workplace() as place:
         train(place)
         test_predict(place)

@@ -329,7 +329,7 @@ static void test_bad_values(void **state)
     static const struct {
         const char *yaml, *row, *message;
     } cases[] = {
-        {LABEL("label: y", "type: lr"), ",a,b", "t:7:1: the label is missing"},
+        {LABEL("label: y", "type: lr"), ",a,b", "t:7:1: the label is missing in column 'y'"},
         {LABEL("label: y", "type: lr"), "x,a,b", "t:7:1: label 'x' is not a number"},
         {LABEL("label: y", "type: lr"), "2,a,b", "t:7:1: label '2' is not 0, 1 or -1"},
         {LABEL("label: y", "type: mlp, loss: softmax, classes: 3"), "3,a,b",
