@@ -59,6 +59,7 @@ static const struct exception exceptions[] = {
     {"InvalidPathException", {ERR_INPUT, false, false}},
     {"IllegalArgumentException", {ERR_INPUT, false, false}},
     {"HadoopIllegalArgumentException", {ERR_INPUT, false, false}},
+    {"QueryParamException", {ERR_UNSUPPORTED, false, false}}, /* HttpFS: an op unknown to it */
     {"UnsupportedOperationException", {ERR_UNSUPPORTED, false, false}},
     {"StandbyException", {ERR_UNAVAILABLE, true, true}},
     {"RetriableException", {ERR_UNAVAILABLE, true, true}},

@@ -4,6 +4,7 @@
 #   versitygw         an S3 server that checks signatures; built from the Go module proxy
 #   OpenStack Swift   with its s3api, from the distribution's packages
 #   HDFS              Hadoop's NameNode and DataNode, as Maven's artifacts (tests/hdfs)
+#   HttpFS            Hadoop's too
 #   Kerberos          MIT's KDC, from the distribution's packages
 #
 # They go to $PARAMD_TEST_SERVERS, or ~/.cache/paramd/test-servers, but for the packages. What cannot be had
@@ -85,12 +86,16 @@ install_hdfs() {
     "$here/../tests/hdfs/build.sh" "$servers/hdfs" >"$work/mvn.log" 2>&1
 }
 
+install_httpfs() {
+    "$here/../tests/hdfs/build.sh" "$servers/httpfs" httpfs >"$work/mvn.log" 2>&1
+}
+
 # The programs only: tests start a KDC of their own.
 install_kerberos() {
     install_packages krb5-kdc krb5-admin-server krb5-user curl
 }
 
-for server in versitygw swift hdfs kerberos; do
+for server in versitygw swift hdfs httpfs kerberos; do
     "install_$server" && continue
     say "no $server here, its tests will be skipped:"
     tail -n 3 "$work"/*.log 2>/dev/null >&2

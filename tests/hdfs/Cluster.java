@@ -24,6 +24,7 @@ import org.apache.hadoop.net.StandardSocketFactory;
  *     stop-namenode N
  *     stop-datanode N     the NameNode goes on believing in it; those after it move up by one
  *     safemode on|off
+ *     rpc N                   "ok PORT" of NameNode N, for Hadoop's own clients
  *     quit                also at the end of standard input
  */
 public final class Cluster {
@@ -147,6 +148,9 @@ public final class Cluster {
                 var action = words[1].equals("on") ? "SAFEMODE_ENTER" : "SAFEMODE_LEAVE";
                 cluster.getNameNodeRpc(0).setSafeMode(
                     org.apache.hadoop.hdfs.protocol.HdfsConstants.SafeModeAction.valueOf(action), false);
+            }
+            case "rpc" -> {
+                return "ok " + cluster.getNameNodePort(number);
             }
             default -> {
                 return "error no such command: " + words[0];

@@ -20,6 +20,8 @@ from criteo_job import EPOCHS, CriteoJob
 from harness import ROOT, Cases, Workplace, run, start, wait_until
 from hdfs import Hdfs
 from hdfs import why_not as why_no_hdfs
+from httpfs import HttpFs, proxy_settings
+from httpfs import why_not as why_no_httpfs
 from kerberos import NAME, Realm
 
 cases = Cases()
@@ -51,16 +53,26 @@ class SecureHdfs(Hdfs):
                                         ("dfs.web.authentication", "HTTP", "kerberos.keytab")):
             settings[f"{prefix}.kerberos.principal"] = f"{principal}/localhost@{NAME}"
             settings[f"{prefix}.{file}"] = keytab
+        self.keytab = keytab
         self.admin = realm.environment(realm.tickets("hdfs/localhost"))
-        super().__init__(directory, settings=[f"{k}={v}" for k, v in settings.items()],
+        super().__init__(directory, settings=[f"{k}={v}" for k, v in settings.items()] + proxy_settings("hdfs"),
                          java=[f"-Djava.security.krb5.conf={realm.configuration}"])
 
+    def httpfs(self, directory, realm):
+        """An HttpFS in front of it that wants a ticket for the same name."""
+        own = {"hadoop.http.authentication.type": "kerberos"}
+        for prefix, principal in (("hadoop.http.authentication", "HTTP"), ("httpfs.hadoop.authentication", "hdfs")):
+            own[f"{prefix}.kerberos.principal"] = f"{principal}/localhost@{NAME}"
+            own[f"{prefix}.kerberos.keytab"] = self.keytab
+        own["httpfs.hadoop.authentication.type"] = "kerberos"
+        hadoop = {s.split("=", 1)[0]: s.split("=", 1)[1] for s in self.settings if s.startswith(("hadoop.sec", "dfs.data", "dfs.name"))}
+        gate = HttpFs(directory, self, own, hadoop, self.java)
+        gate.host = "localhost"
+        return gate
+
     def request(self, method, path, user=None, node=0, **parameters):
-        url = f"http://localhost:{self.ports[node]}/webhdfs/v1{urllib.parse.quote(path)}?{urllib.parse.urlencode(parameters)}"
-        done = subprocess.run(["curl", "-s", "--negotiate", "-u", ":", "-X", method, "-w", "\n%{http_code}", url],
-                              env=dict(os.environ, **self.admin), stdout=subprocess.PIPE, check=True, timeout=60)
-        body, status = done.stdout.rsplit(b"\n", 1)
-        return int(status), {}, body
+        status, body = ask(self, self.admin, method, path, **parameters)
+        return status, {}, body
 
 
 def tool(name, *arguments, env, timeout=300):
@@ -135,10 +147,18 @@ def by_keytab(realm, hdfs):
     cases.check("by a keytab, without a file of tickets", code == 0, said)
 
 
-def by_token(realm, hdfs):
+def ask(server, env, method, path, **parameters):
+    """By the tickets of `env` -> (status, body)"""
+    url = f"http://localhost:{server.ports[0]}/webhdfs/v1{urllib.parse.quote(path)}?{urllib.parse.urlencode(parameters)}"
+    done = subprocess.run(["curl", "-s", "--negotiate", "-u", ":", "-X", method, "-w", "\n%{http_code}", url],
+                          env=dict(os.environ, **env), stdout=subprocess.PIPE, check=True, timeout=60)
+    body, status = done.stdout.rsplit(b"\n", 1)
+    return int(status), body
+
+
+def by_token(realm, hdfs, env):
     """As docs/storage.md gets one."""
-    realm_env, hdfs.admin = hdfs.admin, realm.environment(realm.tickets("alice"))
-    _, _, body = hdfs.request("GET", "/", op="GETDELEGATIONTOKEN", renewer="alice")
+    _, body = ask(hdfs, env, "GET", "/", op="GETDELEGATIONTOKEN", renewer="alice")
     token = json.loads(body)["Token"]["urlString"]
     path = os.path.join(realm.directory, "token")
     with open(path, "w") as f:
@@ -147,11 +167,25 @@ def by_token(realm, hdfs):
     for verb in ("write", "read"):
         code, said = commit(hdfs, verb, realm.environment(), sets)
         cases.check(f"{verb} by a delegation token, without a ticket", code == 0, said)
-    hdfs.request("PUT", "/", op="CANCELDELEGATIONTOKEN", token=token)
+    ask(hdfs, env, "PUT", "/", op="CANCELDELEGATIONTOKEN", token=token)
     code, said = commit(hdfs, "read", realm.environment(), sets)
     cases.check("a token that holds no more: the error names the cause and the file, and not the token",
                 code == 1 and "InvalidToken" in said and path in said and token not in said, said)
-    hdfs.admin = realm_env
+
+
+def over_httpfs(realm, hdfs, place):
+    """It wants the ticket for the bytes too, or a delegation token of its own."""
+    reason = why_no_httpfs()
+    if reason:
+        cases.skip("HttpFS", reason)
+        return
+    env = realm.environment(realm.tickets("alice"))
+    with hdfs.httpfs(os.path.join(place.path, "httpfs"), realm) as gate:
+        code, said = tool("storage_contract", gate.uri("/contract"), *KERBEROS, env=env)
+        cases.check("by a ticket HttpFS keeps the contract", code == 0 and "0 failed" in said, said)
+        code, said = commit(gate, "read", realm.environment())
+        cases.check("HttpFS: an error names its cause: no tickets at all", code == 1 and "No credentials" in said, said)
+        by_token(realm, gate, env)
 
 
 def key_changed(realm, hdfs):
@@ -241,7 +275,8 @@ def main():
         refusals(realm, hdfs)
         realm_away(realm, hdfs)
         by_keytab(realm, hdfs)
-        by_token(realm, hdfs)
+        by_token(realm, hdfs, realm.environment(realm.tickets("alice")))
+        over_httpfs(realm, hdfs, place)
         data_by_ticket(realm, hdfs, job)
         whole_job(realm, hdfs, job)
         key_changed(realm, hdfs)

@@ -39,7 +39,8 @@ def parent(path):
 
 class Webhdfs:
     def __init__(self, batch=1000, kind="webhdfs", authority=None, negotiate=False):
-        """`kind` "httpfs": one server that passes the bytes itself, gives files no numbers, and knows no options of RENAME.
+        """`kind` "httpfs": one server that passes the bytes itself, gives files no numbers, and knows no options of RENAME
+        and no LISTSTATUS_BATCH, as old ones.
         `negotiate`: the NameNode asks for Kerberos."""
         self.kind, self.authority, self.negotiate = kind, authority, negotiate
         self.files, self.directories, self.ids = {}, {"/"}, {}
@@ -264,6 +265,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return 200, json.dumps({"FileStatus": hdfs.status(path)}).encode()
         if self.operation == "LISTSTATUS":
             return 200, json.dumps({"FileStatuses": {"FileStatus": hdfs.children(path)}}).encode()
+        if self.operation == "LISTSTATUS_BATCH" and hdfs.kind == "httpfs":
+            raise Failed("QueryParamException", "java.lang.IllegalArgumentException: No enum constant Operation.LISTSTATUS_BATCH", 500)
         if self.operation == "LISTSTATUS_BATCH":
             after = query.get("startafter", "").encode()
             left = [s for s in hdfs.children(path) if not after or s["pathSuffix"].encode() > after]
