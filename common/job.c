@@ -431,17 +431,34 @@ static const struct job_line *next_fixed(const struct job_lines *lines, size_t *
     return *index < lines->count ? &lines->items[(*index)++] : NULL;
 }
 
-static enum err differ(const struct job_line *before, const struct job_line *now)
+static const struct job_line *find_line(const struct job_lines *lines, const struct job_line *like)
 {
-    const struct job_line *named = now ? now : before;
+    for (size_t i = 0; like && i < lines->count; i++)
+        if (same_path(&lines->items[i], like))
+            return &lines->items[i];
+    return NULL;
+}
+
+/* Of two lines that stand side by side one may be new, or one may be gone, or the order another. */
+static enum err differ(const struct job_lines *old_lines, const struct job_line *before,
+                       const struct job_lines *new_lines, const struct job_line *now)
+{
     bool same = before && now && same_path(before, now);
+    bool gone = before && !find_line(new_lines, before), moved = !gone && !same;
+    const struct job_line *named = gone || !now ? before : now;
+    moved = moved && find_line(old_lines, named);
     struct str path = {0};
     for (uint32_t i = 0; i < named->depth; i++)
         str_append_format(&path, "%s%s", i ? "." : "", named->names[i]);
     enum err e =
-        err_set(ERR_REFUSED, "%s: was %s and is now %s; a run that resumes must keep it: undo that",
-                path.data, same || !now ? before->value : "not there",
-                same || now ? now->value : "not there");
+        moved ? err_set(ERR_REFUSED,
+                        "%s: stands at another place; a run that resumes must keep the order: undo "
+                        "that",
+                        path.data)
+              : err_set(ERR_REFUSED,
+                        "%s: was %s and is now %s; a run that resumes must keep it: undo that",
+                        path.data, same || gone ? before->value : "not there",
+                        same || !gone ? now->value : "not there");
     str_deinit(&path);
     return e;
 }
@@ -459,7 +476,7 @@ enum err job_resumable(const struct job *before, const struct job *now)
         if (!a && !b)
             break;
         if (!a || !b || !same_path(a, b) || strcmp(a->value, b->value)) {
-            e = differ(a, b);
+            e = differ(&old_lines, a, &new_lines, b);
             break;
         }
     }

@@ -265,7 +265,10 @@ static enum err put_vector(const struct feature_input *in, const struct feature 
         rest.data += value.size + more;
         rest.size -= value.size + more;
         if (!reader_number(span_trim(value), &number) || fabs(number) > FLT_MAX)
-            return feature_error(in, x, value, "'%.*s' is not a number", shown(value), value.data);
+            return feature_error(in, x, value,
+                                 "'%.*s' is not a number of a vector of %u with '%c' "
+                                 "between them (separator, length)",
+                                 shown(value), value.data, length, x->job->separator);
         if (count < length)
             out[count] = (float)number;
     }

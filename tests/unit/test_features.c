@@ -359,7 +359,8 @@ static void test_bad_values(void **state)
          "t:7:7: 'x' is not an integer"},
         {MLP("{b: {length: 2}}"), "1,a,1|2|3", "t:7:5: 3 numbers, but length is 2; feature 'b'"},
         {MLP("{b: {length: 2}}"), "1,a,1", "t:7:5: 1 numbers, but length is 2"},
-        {MLP("{b: {length: 2}}"), "1,a,1|x", "t:7:7: 'x' is not a number; feature 'b'"},
+        {MLP("{b: {length: 2}}"), "1,a,1|x",
+         "t:7:7: 'x' is not a number of a vector of 2 with '|' between"},
         {MLP("{b: {length: 2, missing: error}}"), "1,a,", "the value is missing; feature 'b'"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
