@@ -56,10 +56,15 @@ static enum err open_one(struct model_store *m)
 {
     enum err err = checkpoint_read_manifest(m->directory, &m->manifest, NULL);
 
-    if (!err && !m->job) {
+    if (!err)
         err = parse_own_job(m);
-        m->job = m->own_job;
+    if (!err && m->job) {
+        err = job_same_model(m->own_job, m->job);
+        if (err)
+            err = err_prefix(err, "checkpoint %s is not of this job", m->directory);
     }
+    if (!err && !m->job)
+        m->job = m->own_job;
     if (!err)
         err = features_spec_create(m->job, (const char *const *)m->manifest->columns,
                                    m->manifest->column_count, &m->features);

@@ -424,9 +424,17 @@ static bool same_path(const struct job_line *a, const struct job_line *b)
     return same;
 }
 
-static const struct job_line *next_fixed(const struct job_lines *lines, size_t *index)
+static bool is_of_model(const struct job_line *line)
 {
-    while (*index < lines->count && lines->items[*index].row->change != CHANGE_NEVER)
+    const char *section = line->names[0];
+    return !strcmp(section, "model") || !strcmp(section, "features") || !strcmp(section, "tables");
+}
+
+static const struct job_line *next_fixed(const struct job_lines *lines, bool model_only,
+                                         size_t *index)
+{
+    while (*index < lines->count && (lines->items[*index].row->change != CHANGE_NEVER ||
+                                     (model_only && !is_of_model(&lines->items[*index]))))
         ++*index;
     return *index < lines->count ? &lines->items[(*index)++] : NULL;
 }
@@ -452,18 +460,18 @@ static enum err differ(const struct job_lines *old_lines, const struct job_line 
         str_append_format(&path, "%s%s", i ? "." : "", named->names[i]);
     enum err e =
         moved ? err_set(ERR_REFUSED,
-                        "%s: stands at another place; a run that resumes must keep the order: undo "
+                        "%s: stands at another place; the order must be the checkpoint's: undo "
                         "that",
                         path.data)
               : err_set(ERR_REFUSED,
-                        "%s: was %s and is now %s; a run that resumes must keep it: undo that",
+                        "%s: was %s and is now %s; it must be the checkpoint's: undo that",
                         path.data, same || gone ? before->value : "not there",
                         same || !gone ? now->value : "not there");
     str_deinit(&path);
     return e;
 }
 
-enum err job_resumable(const struct job *before, const struct job *now)
+static enum err compare(const struct job *before, const struct job *now, bool model_only)
 {
     struct job_lines old_lines, new_lines;
     job_lines_init(&old_lines, before);
@@ -471,8 +479,8 @@ enum err job_resumable(const struct job *before, const struct job *now)
     size_t old_index = 0, new_index = 0;
     enum err e = ERR_NONE;
     for (;;) {
-        const struct job_line *a = next_fixed(&old_lines, &old_index);
-        const struct job_line *b = next_fixed(&new_lines, &new_index);
+        const struct job_line *a = next_fixed(&old_lines, model_only, &old_index);
+        const struct job_line *b = next_fixed(&new_lines, model_only, &new_index);
         if (!a && !b)
             break;
         if (!a || !b || !same_path(a, b) || strcmp(a->value, b->value)) {
@@ -483,4 +491,14 @@ enum err job_resumable(const struct job *before, const struct job *now)
     job_lines_deinit(&old_lines);
     job_lines_deinit(&new_lines);
     return e;
+}
+
+enum err job_resumable(const struct job *before, const struct job *now)
+{
+    return compare(before, now, false);
+}
+
+enum err job_same_model(const struct job *before, const struct job *now)
+{
+    return compare(before, now, true);
 }

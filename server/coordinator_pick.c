@@ -248,7 +248,7 @@ static void refuse_picked(struct coordinator *c, struct job_run *j, const char *
     choose(c, j, now);
 }
 
-static enum err check_resumable(struct job_run *j, const struct checkpoint_manifest *m)
+static enum err check_job(struct job_run *j, const struct checkpoint_manifest *m)
 {
     struct job *before;
     struct job_source source = {
@@ -256,7 +256,7 @@ static enum err check_resumable(struct job_run *j, const struct checkpoint_manif
     enum err e = job_parse(&source, &before);
     if (e != ERR_NONE)
         return e;
-    e = job_resumable(before, j->job);
+    e = j->eval_mode ? job_same_model(before, j->job) : job_resumable(before, j->job);
     job_destroy(before);
     return e;
 }
@@ -273,11 +273,11 @@ static void take_manifest(struct coordinator *c, struct job_run *j,
     j->manifest = r->manifest;
     size_t size = strlen(r->sha256);
     memcpy(j->manifest_sha, r->sha256, size < SHA256_HEX_SIZE ? size : SHA256_HEX_SIZE - 1);
-    if (!j->eval_mode && check_resumable(j, j->manifest) != ERR_NONE) {
-        job_fail(c, j, now,
-                 "checkpoint %llu-%llu cannot be resumed with this job: %s, or start anew with "
-                 "--fresh",
-                 (unsigned long long)k->generation, (unsigned long long)k->step, err_text());
+    if (check_job(j, j->manifest) != ERR_NONE) {
+        job_fail(c, j, now, "checkpoint %llu-%llu cannot be %s with this job: %s%s",
+                 (unsigned long long)k->generation, (unsigned long long)k->step,
+                 j->eval_mode ? "evaluated" : "resumed", err_text(),
+                 j->eval_mode ? "" : ", or start anew with --fresh");
         return;
     }
     mem_free(j->newest_name);

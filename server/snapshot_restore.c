@@ -66,7 +66,9 @@ static enum err load_dense_block(struct restore *r, const struct checkpoint_entr
     if (err)
         return err;
     if (head.dense >= schema->dense_count || head.block >= schema->dense[head.dense].block_count)
-        return err_set(ERR_CORRUPT, "block %u: dense parameter %u has no block %u in this job",
+        return err_set(ERR_CORRUPT,
+                       "block %u: dense parameter %u has no block %u in this job: its "
+                       "model is not the checkpoint's",
                        e->number, head.dense, head.block);
     const struct schema_dense *d = &schema->dense[head.dense];
     struct dense *owned = shard_dense(r->shard, head.dense);
@@ -74,8 +76,10 @@ static enum err load_dense_block(struct restore *r, const struct checkpoint_entr
     if (head.value_count != count ||
         size != DENSE_BLOCK_HEAD_BYTES + 4 * count * (1 + d->slot_count) ||
         schema_block_partition(d, head.block) != e->partition)
-        return err_set(ERR_CORRUPT, "block %u: block %u of '%s' does not have its shape", e->number,
-                       head.block, d->name);
+        return err_set(ERR_CORRUPT,
+                       "block %u: block %u of '%s' does not have its shape: the job's model or "
+                       "optimizer is not the checkpoint's",
+                       e->number, head.block, d->name);
     struct dense_parts *parts = &r->dense[head.dense];
     if (head.block != parts->next_block)
         return err_set(ERR_CORRUPT, "block %u: block %u of '%s', should be %u", e->number,

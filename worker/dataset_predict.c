@@ -337,6 +337,11 @@ static enum err append_value(struct predict_source *p, uint32_t field, const str
     char separator =
         feature != UINT32_MAX ? p->d->o.features->features[feature].job->separator : '|';
     for (size_t i = 0; i < json_count(value); i++) {
+        enum json_type inner = json_type(json_at(value, i));
+        if (inner == JSON_OBJECT || inner == JSON_ARRAY)
+            return reader_error(p->reader, NULL,
+                                "'%s' holds an object or a list in its list; give values",
+                                p->fields.items[field]);
         if (i > 0)
             str_append_span(&p->texts, span_make(&separator, 1));
         append_scalar(&p->texts, json_at(value, i));

@@ -403,6 +403,7 @@ PREDICT = [
     ("[1]\n", ERROR, ["stdin:1", "not an object"]),
     ('{"user":"u1","price":"x"}\n', ERROR, ["stdin:1", "'x' is not a number", "'price'"]),
     ('{"user":{"a":1},"price":1}\n', ERROR, ["stdin:1", "'user' is an object"]),
+    ('{"user":["u1",["u2"]],"price":1}\n', ERROR, ["stdin:1", "'user' holds an object or a list"]),
     ('{"user":"u1","price":NaN}\n', ERROR, ["stdin:1", "column 22"]),
     ('{"user":"u1","price":1e999}\n', ERROR, ["stdin:1", "column 22", "too large"]),
     ('{"user":"u1","price":1} x\n', ERROR, ["stdin:1", "follows the value"]),
@@ -446,9 +447,13 @@ def test_predict(place):
     check("predict: no file", place, model + ["none.csv"], ABSENT, ["none.csv"])
     place.file("k.yaml", change(csv_job("t.csv", ", eval: t.csv"), "type: lr", "type: fm, dim: 3"))
     check("predict: another model", place, ["predict", "-f", "k.yaml", "--checkpoint", "runs/j"], ERROR,
-          ["runs/j/j/1-100", "'features'", "floats a row"], stdin=PREDICT[0][0])
-    check("eval: another model", place, ["eval", "-f", "k.yaml", "--checkpoint", "runs/j"], FAILED,
-          ["runs/j/j/1-100", "floats a row"])
+          ["runs/j/j/1-100", "model.type: was lr and is now fm"], stdin=PREDICT[0][0])
+    check("eval: another model", place, ["eval", "-f", "k.yaml", "--checkpoint", "runs/j"], ERROR,
+          ["checkpoint 1-100", "model.type: was lr and is now fm"])
+    check("eval: a feature that is another", place,
+          ["eval", "--checkpoint", "runs/j", "--set", "features.user.min_count=9"], ERROR, ["features.user.min_count: was 1 and is now 9"])
+    place.file("u.csv", "label,user,price\n0,u1,2\n1,u2,3\n")
+    check("eval: other data", place, ["eval", "--checkpoint", "runs/j", "--set", "data.eval=u.csv"], OK, ["log_loss"])
     check("resume: another model", place, ["run", "-f", "k.yaml", "--servers", "0", "--resume"], ERROR,
           ["model.type", "was lr and is now fm", "--fresh"])
     check("run over checkpoints", place, ["run", "-f", "j.yaml", "--servers", "0"], ERROR,
