@@ -373,8 +373,8 @@ void job_write(const struct job *j, struct str *out);
  */
 enum err job_resumable(const struct job *before,
                        const struct job *now) MUST_CHECK; /* names the setting */
-/* Whether a checkpoint's model can be evaluated as this job's, on whatever data: equal model, features
-   and tables. */
+/* Whether a checkpoint's model can be evaluated as this job's, on whatever data: equal model,
+   features and tables. */
 enum err job_same_model(const struct job *before, const struct job *now) MUST_CHECK;
 
 const char *data_format_name(enum data_format f);

@@ -376,7 +376,8 @@ static enum err check_eval(struct job *j, const struct conf_node *root)
         return ERR_NONE;
     struct str right = {0};
     list_metrics(allowed, &right);
-    enum err e = complain(root, "eval.metrics", "has %s, which loss %s does not have; it has %s",
+    enum err e = complain(root, "eval.metrics",
+                          "has %s, which loss %s does not have; it has %s; ~ takes the usual ones",
                           metric_names[__builtin_ctz(wrong)], losses[j->model.loss], right.data);
     str_deinit(&right);
     return e;
