@@ -424,9 +424,12 @@ static bool same_path(const struct job_line *a, const struct job_line *b)
     return same;
 }
 
+/* model.loss is looked at by job_same_model(). */
 static bool is_of_model(const struct job_line *line)
 {
     const char *section = line->names[0];
+    if (line->depth == 2 && !strcmp(section, "model") && !strcmp(line->names[1], "loss"))
+        return false;
     return !strcmp(section, "model") || !strcmp(section, "features") || !strcmp(section, "tables");
 }
 
@@ -500,5 +503,8 @@ enum err job_resumable(const struct job *before, const struct job *now)
 
 enum err job_same_model(const struct job *before, const struct job *now)
 {
+    /* Of several outputs it is that of the one whose metrics are reported. */
+    if (!now->model.output_count && before->model.loss != now->model.loss)
+        return err_set(ERR_REFUSED, "model.loss: is not the checkpoint's: undo that");
     return compare(before, now, true);
 }

@@ -59,6 +59,9 @@ def main():
                              place.path)
         first = json.loads(out.splitlines()[0])["prediction"] if code == 0 else {}
         cases.check("predictions of each output", sorted(first) == ["buy", "click", "price"], err or first)
+        code, out, err = run(["eval", "--checkpoint", result.get("checkpoint", "none"), "-o", "json", "--set", "eval.output=click",
+                              "--set", "eval.metrics=~"], place.path)
+        cases.check("another output's metrics, by eval", code == 0 and json.loads(out)["eval"].get("auc", 0) > 0.88, out + err)
         code, out, err = run(["config", "show", "--expand", "-f", "job.yaml"], place.path)
         place.file("expanded.yaml", out)
         result = run_job(["-f", "expanded.yaml", "--fresh", "--servers", "0"], place.path)
