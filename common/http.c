@@ -448,6 +448,10 @@ enum err http_perform(const struct http_request *q, struct http_answer *out)
 
 void http_answer_deinit(struct http_answer *a)
 {
+    if (a->body != NULL) /* what services hand out, and tokens in redirects */
+        explicit_bzero(a->body, a->size);
+    if (a->headers.data != NULL)
+        explicit_bzero(a->headers.data, a->headers.size);
     mem_free(a->body);
     mem_free(a->status_text);
     mem_free(a->ticket_text);

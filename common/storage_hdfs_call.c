@@ -265,6 +265,8 @@ static enum err ask_node(const struct hdfs_call *q, const char *node, struct htt
         struct http_request request = begin_request(q->method, url.data);
         request.timeouts.total_ms = storage_settings()->timeout_ms;
         request.transport.negotiate = uses_kerberos();
+        if (request.transport.negotiate) /* a ticket's key, and tokens for DataNodes */
+            secret_protect();
         request.answer_max = HDFS_ANSWER_BYTES;
         e = http_perform(&request, out);
         if (e != ERR_NONE)

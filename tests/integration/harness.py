@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import ssl
@@ -182,6 +183,28 @@ def wait_until(condition, seconds):
             return True
         time.sleep(0.02)
     return condition()
+
+
+def why_no_cores():
+    """None when cores are files in the working directory here."""
+    with open("/proc/sys/kernel/core_pattern") as f:
+        pattern = f.read().strip()
+    return f"cores go to '{pattern}' here" if pattern.startswith("|") or "/" in pattern else None
+
+
+def core_of(arguments, place, wait):
+    """Ends a program by SIGABRT once wait() has returned -> what its core holds, or None when it leaves none."""
+    directory = os.path.join(place.path, "core")
+    os.mkdir(directory)
+    process = subprocess.Popen(arguments, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda:
+                               resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
+    wait()
+    process.send_signal(signal.SIGABRT)
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = -signal.SIGABRT
+    held = b"".join(open(os.path.join(directory, name), "rb").read() for name in os.listdir(directory))
+    shutil.rmtree(directory)
+    return held if held or os.WCOREDUMP(status) else None
 
 
 class Authority:

@@ -11,13 +11,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import urllib.parse
 
 import kerberos
 from criteo_job import EPOCHS, CriteoJob
-from harness import ROOT, Cases, Workplace, run, start, wait_until
+from harness import ROOT, Cases, Workplace, core_of, run, start, wait_until, why_no_cores
 from hdfs import Hdfs
 from hdfs import why_not as why_no_hdfs
 from httpfs import HttpFs, proxy_settings
@@ -188,6 +189,23 @@ def over_httpfs(realm, hdfs, place):
         by_token(realm, gate, env)
 
 
+def no_core(realm, place):
+    """A ticket's key is in memory while it is used; the server never answers."""
+    reason = why_no_cores()
+    if reason:
+        cases.skip("no core", reason)
+        return
+    os.environ.update(realm.environment(realm.tickets("alice")))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        hung = [os.path.join(TOOLS, "storage_commit"), "read", f"hdfs://localhost:{silent.getsockname()[1]}/x"]
+        left = core_of(hung, place, silent.accept)
+        if left is None:
+            cases.skip("no core", "programs leave none here")
+        else:
+            cases.check("who uses a ticket leaves no core, others do", core_of([*hung, *KERBEROS], place, silent.accept) is None)
+
+
 def key_changed(realm, hdfs):
     """The NameNode cannot read tickets by the new key: its words are shown. The last case, as it cannot again."""
     realm.run("kadmin.local", "-r", NAME, "cpw", "-randkey", "HTTP/localhost")
@@ -279,6 +297,7 @@ def main():
         over_httpfs(realm, hdfs, place)
         data_by_ticket(realm, hdfs, job)
         whole_job(realm, hdfs, job)
+        no_core(realm, place)
         key_changed(realm, hdfs)
     cases.end()
 
