@@ -8,6 +8,8 @@
 
 #include <stddef.h>
 
+#include "common/str.h"
+
 /*
  * From now on this process leaves no core dump, and no other process of its user can read its
  * memory (PR_SET_DUMPABLE). Called by whoever reads a secret, before reading it, and at
@@ -15,7 +17,14 @@
  */
 void secret_protect(void);
 
-/* Overwrites and frees; accepts NULL. */
+/*
+ * A copy in pages of its own that no core dump holds, not even one that root asks for (gcore); for
+ * what is kept for long. secret_release() overwrites and unmaps it; accepts NULL.
+ */
+char *secret_keep(struct span text);
+void secret_release(char *text);
+
+/* Overwrites and frees what is on the heap; accepts NULL. */
 void secret_free(char *text);
 void secret_wipe(void *memory, size_t size);
 

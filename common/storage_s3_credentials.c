@@ -21,18 +21,19 @@ static uint64_t looked_ms;            /* monotonic; when they were last looked u
 
 void s3_credentials_deinit(struct s3_credentials *c)
 {
-    secret_free(c->access_key);
-    secret_free(c->secret_key);
-    secret_free(c->session_token);
+    secret_release(c->access_key);
+    secret_release(c->secret_key);
+    secret_release(c->session_token);
     *c = (struct s3_credentials){0};
 }
 
 static void copy(const struct s3_credentials *from, struct s3_credentials *to)
 {
     *to = *from;
-    to->access_key = must_strdup(from->access_key);
-    to->secret_key = must_strdup(from->secret_key);
-    to->session_token = from->session_token != NULL ? must_strdup(from->session_token) : NULL;
+    const char *token = from->session_token;
+    to->access_key = secret_keep(span_of(from->access_key));
+    to->secret_key = secret_keep(span_of(from->secret_key));
+    to->session_token = token != NULL ? secret_keep(span_of(token)) : NULL;
 }
 
 /* ---- places without a network ---- */
@@ -40,7 +41,7 @@ static void copy(const struct s3_credentials *from, struct s3_credentials *to)
 static char *environment(const char *name)
 {
     const char *value = getenv(name);
-    return value != NULL && value[0] != '\0' ? must_strdup(value) : NULL;
+    return value != NULL && value[0] != '\0' ? secret_keep(span_of(value)) : NULL;
 }
 
 static enum err from_environment(const struct s3_source_context *x, struct s3_credentials *out)
@@ -75,8 +76,8 @@ static void read_pair(struct span line, struct s3_credentials *out)
                                                             : NULL;
     if (place == NULL || value.size == 0)
         return;
-    secret_free(*place);
-    *place = must_format("%.*s", (int)value.size, value.data);
+    secret_release(*place);
+    *place = secret_keep(value);
 }
 
 enum err s3_credentials_from_file(const char *path, const char *profile, struct s3_credentials *out)

@@ -20,7 +20,7 @@
 #include "common/str.h"
 
 struct s3_credentials {
-    char *access_key;
+    char *access_key; /* these three by secret_keep() */
     char *secret_key;
     char *session_token; /* NULL: none */
     uint64_t expires_ms; /* Unix time; 0: never */

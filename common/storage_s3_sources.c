@@ -61,7 +61,7 @@ static enum err check_status(const struct http_request *q, const struct http_ans
 static char *take(const struct json *object, const char *name)
 {
     const char *text = json_as_text(json_get(object, name));
-    return text != NULL ? must_strdup(text) : NULL;
+    return text != NULL ? secret_keep(span_of(text)) : NULL;
 }
 
 enum err s3_credentials_from_json(const char *what, const char *text, size_t size,
@@ -106,8 +106,8 @@ static enum err on_sts_element(void *context, const char *path, const char *text
                    : strcmp(name, "SessionToken") == 0    ? &a->c.session_token
                                                           : NULL;
     if (place != NULL) {
-        secret_free(*place);
-        *place = must_strdup(text);
+        secret_release(*place);
+        *place = secret_keep(span_of(text));
     } else if (strcmp(name, "Code") == 0) {
         strncpy(a->code, text, sizeof a->code - 1);
     } else if (strcmp(name, "Expiration") == 0) {
