@@ -42,8 +42,9 @@ static enum err join_vectors(struct model_builder *b, const struct job_layer *l,
         *dim = length;
     }
     if (in->width / *dim < 2)
-        return layer_error(b, l, ERR_INPUT,
-                           "multiplies pairs of vectors, and reads only one; name more in 'in'");
+        return layer_error(b, l, ERR_INPUT, "multiplies pairs of vectors, and reads only one; %s",
+                           b->is_preset ? "add categorical features, or use model.type: fm or mlp"
+                                        : "name more in 'in'");
     return model_join(b, l->name, in, x);
 }
 

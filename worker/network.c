@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/mem.h"
 #include "worker/area.h"
 #include "worker/compute.h"
@@ -116,6 +117,24 @@ static enum err make_result(struct network *n)
     return staging_create(&o, &n->staging);
 }
 
+/* What one layer gives for all examples must fit in the machine: else no later try will do. */
+static enum err check_room(const struct network *n)
+{
+    uint64_t memory = n->compute->shares_memory ? machine_memory() : 0;
+    for (uint32_t i = 0; memory > 0 && i < n->model->layer_count; i++) {
+        const struct model_layer *l = &n->model->layers[i];
+        uint64_t bytes = (uint64_t)n->capacity * l->out_width * sizeof(float);
+        if (bytes > memory)
+            return err_set(ERR_LIMIT,
+                           "layer '%s' gives %u numbers an example, which is %.0f GiB for a rank's "
+                           "part of train.batch_size, and the machine has %.0f GiB; use a smaller "
+                           "train.batch_size, more train.ranks or a narrower layer",
+                           l->name, l->out_width, (double)bytes / (1 << 30),
+                           (double)memory / (1 << 30));
+    }
+    return ERR_NONE;
+}
+
 enum err network_create(const struct network_options *o, struct network **out)
 {
     CHECK(o->model != NULL && o->max_examples > 0 && (o->compute != NULL || o->device != NULL));
@@ -130,7 +149,9 @@ enum err network_create(const struct network_options *o, struct network **out)
     n->loss_scale = 1.0f;
     n->max_examples = o->max_examples;
     n->capacity = ((size_t)o->max_examples + 15) / 16 * 16;
-    enum err err = make_result(n);
+    enum err err = check_room(n);
+    if (err == ERR_NONE)
+        err = make_result(n);
     if (err == ERR_NONE)
         err = make_layers(n);
     if (err == ERR_NONE)

@@ -487,6 +487,11 @@ def test_models(place):
     place.file("m.csv", "click,cents,user,price\n" + "1,2,a,1\n0,3,b,2\n" * 40)
     check("a precision without a GPU", place, start + ["--set", "train.precision=bf16"], FAILED,
           ["train.precision is bf16", "needs a GPU", "train.precision: float32"])
+    place.file("wide.yaml", change(LAYERS, "name: b, type: linear, in: [dense]",
+                                   "name: w, type: linear, in: [dense], units: 65536}\n    - {name: b, type: linear, in: [w]"))
+    check("a batch that no machine holds", place, ["run", "--servers", "0", "--fresh", "-f", "wide.yaml", "--set",
+                                                   "train.batch_size=16000000"], FAILED,
+          ["layer 'w' gives 65536 numbers", "train.batch_size"])
     check("a model that is no longer finite", place, start + ["--set", "model.l2=1e30", "--set", "train.max_steps=3",
           "--set", "optimizer.embedding.type=sgd"], OK, ["no value of any metric"])
     check("a run that ends between drain points", place, start + ["--set", "train.max_steps=11"], OK, ["DONE"])
