@@ -451,7 +451,8 @@ def test_predict(place):
     check("eval: another model", place, ["eval", "-f", "k.yaml", "--checkpoint", "runs/j"], ERROR,
           ["checkpoint 1-100", "model.type: was lr and is now fm"])
     check("eval: a feature that is another", place,
-          ["eval", "--checkpoint", "runs/j", "--set", "features.user.min_count=9"], ERROR, ["features.user.min_count: was 1 and is now 9"])
+          ["eval", "--checkpoint", "runs/j", "--set", "features.user.min_count=9"], ERROR,
+          ["features.user.min_count: was 1 and is now 9"])
     place.file("u.csv", "label,user,price\n0,u1,2\n1,u2,3\n")
     check("eval: other data", place, ["eval", "--checkpoint", "runs/j", "--set", "data.eval=u.csv"], OK, ["log_loss"])
     check("resume: another model", place, ["run", "-f", "k.yaml", "--servers", "0", "--resume"], ERROR,
