@@ -11,6 +11,7 @@
 
 #include "cli/checkpoint_find.h"
 #include "cli/cli.h"
+#include "cli/store_settings.h"
 #include "common/mem.h"
 #include "server/checkpoint_clean.h"
 #include "server/snapshot.h"
@@ -145,7 +146,7 @@ static int clean(const char *uri, int64_t keep, int64_t hours)
 int command_checkpoints(int argc, char **argv)
 {
     static const char *const verbs[] = {"ls", "show", "verify", "digest", "gc", NULL};
-    struct option_list words = {0};
+    struct option_list words = {0}, sets = {0};
     const char *output = NULL;
     int64_t keep = 3, hours = 24;
     bool is_json = false;
@@ -153,11 +154,17 @@ int command_checkpoints(int argc, char **argv)
     int code = EXIT_USAGE;
     const struct option options[] = {{"keep", 0, OPTION_NUMBER, &keep},
                                      {"older-than-hours", 0, OPTION_NUMBER, &hours},
-                                     {"output", 'o', OPTION_TEXT, &output}};
+                                     {"output", 'o', OPTION_TEXT, &output},
+                                     {"set", 0, OPTION_LIST, &sets}};
 
-    if (!options_parse("checkpoints", argc, argv, options, 3, &words) ||
+    if (!options_parse("checkpoints", argc, argv, options, 4, &words) ||
         !parse_output("checkpoints", output, &is_json, &code))
         goto out;
+    const char *other = store_settings_find_other(&sets);
+    if (other) {
+        usage("checkpoints", "--set '%s': only settings of stores have a meaning here", other);
+        goto out;
+    }
     if (words.count != 2) {
         usage("checkpoints", "a verb and a URI are wanted");
         goto out;
@@ -184,6 +191,7 @@ int command_checkpoints(int argc, char **argv)
     }
 out:
     mem_free(directory);
+    option_list_free(&sets);
     option_list_free(&words);
     return code;
 }

@@ -12,6 +12,7 @@
 
 #include "cli/cli.h"
 #include "cli/model_store.h"
+#include "cli/store_settings.h"
 #include "common/mem.h"
 #include "common/storage.h"
 #include "server/dense.h"
@@ -145,14 +146,20 @@ static enum err export_to(struct export *e, const char *uri)
 
 int command_export(int argc, char **argv)
 {
-    struct option_list words = {0};
+    struct option_list words = {0}, sets = {0};
     const char *directory = NULL;
     struct export e = {0};
     int code = EXIT_USAGE;
-    const struct option options[] = {{"output", 'o', OPTION_TEXT, &directory}};
+    const struct option options[] = {{"output", 'o', OPTION_TEXT, &directory},
+                                     {"set", 0, OPTION_LIST, &sets}};
 
-    if (!options_parse("export", argc, argv, options, 1, &words))
+    if (!options_parse("export", argc, argv, options, 2, &words))
         goto out;
+    const char *other = store_settings_find_other(&sets);
+    if (other) {
+        usage("export", "--set '%s': only settings of stores have a meaning here", other);
+        goto out;
+    }
     if (words.count != 1 || !directory) {
         usage("export", "%s",
               words.count == 1 ? "-o DIR is missing" : "one checkpoint URI is wanted");
@@ -168,6 +175,7 @@ int command_export(int argc, char **argv)
     model_store_close(&e.store);
     mem_free(uri);
 out:
+    option_list_free(&sets);
     option_list_free(&words);
     return code;
 }

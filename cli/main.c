@@ -24,10 +24,11 @@ static const struct command commands[] = {
      "predictions for files of the job's format, or for JSON lines on stdin, as JSON lines;\n      "
      "without -f by the checkpoint's own job",
      command_predict},
-    {"export", "export URI -o DIR", "a checkpoint's parameters as safetensors files",
+    {"export", "export URI -o DIR [--set NAME=V]", "a checkpoint's parameters as safetensors files",
      command_export},
     {"checkpoints",
-     "checkpoints ls|show|verify|digest|gc URI [--keep N] [--older-than-hours N] [-o json]",
+     "checkpoints ls|show|verify|digest|gc URI [--keep N] [--older-than-hours N] [--set NAME=V] "
+     "[-o json]",
      "list, describe, verify, digest or clean up checkpoints", command_checkpoints},
     {"config",
      "config check|show -f FILE [--expand] [--set a.b=V] [--var x=V] [--daemon] | config docs "
@@ -75,6 +76,7 @@ static const struct {
     {"--servers N", "--servers N", "server processes; 0: all in one process, with one worker"},
     {"--workers N", "--workers N", "worker processes, and as many ranks if train.ranks is not set"},
     {"--set a.b=V", "--set a.b=V", "changes a setting of the job or the daemons; may be repeated"},
+    {"--set NAME=V", "--set NAME=V", "a setting of the stores, such as hdfs_auth; may be repeated"},
     {"--var x=V", "--var x=V", "the value of ${x} in the job file; may be repeated"},
     {"--resume", "--resume", "go on from the newest good checkpoint"},
     {"--resume[=auto]", "--resume=auto", "the same, or from the start if there is none"},

@@ -72,6 +72,14 @@ enum err store_settings_load(int argc, char **argv)
     return err;
 }
 
+const char *store_settings_find_other(const struct option_list *sets)
+{
+    for (size_t i = 0; i < sets->count; i++)
+        if (!sets_store(sets->items[i]))
+            return sets->items[i];
+    return NULL;
+}
+
 char **store_settings_sets(void)
 {
     char **sets = must_alloc((daemon_setting_count + 1) * sizeof *sets);

@@ -9,10 +9,13 @@
 
 #include <stddef.h>
 
+#include "cli/cli.h"
 #include "common/err.h"
 
 /* Reads the file, if there is one, and every `--set NAME=VALUE` of the arguments. */
 enum err store_settings_load(int argc, char **argv) MUST_CHECK;
+/* Of a command that takes no others: the first that concerns no store; NULL: all do. */
+const char *store_settings_find_other(const struct option_list *sets);
 /* "NAME=VALUE" of each that is not at its default, in the order of the table; freed by the caller,
    one by one with mem_free(). NULL-terminated. */
 char **store_settings_sets(void);

@@ -49,7 +49,8 @@ class HttpFs(hdfs.Hdfs):
         rpc = self.behind.command("rpc", 0)
         self.write("core-site.xml", {"fs.defaultFS": f"hdfs://{self.behind.host}:{rpc}", **self.hadoop})
         self.write("hdfs-site.xml", {"dfs.replication": "1"})
-        self.write("httpfs-site.xml", {"httpfs.http.port": self.ports[0], "httpfs.http.hostname": self.host, **self.settings})
+        own = {"httpfs.http.port": self.ports[0], "httpfs.http.hostname": self.host}
+        self.write("httpfs-site.xml", {**own, **self.settings})
         with open(os.path.join(self.directory, "httpfs-signature.secret"), "w") as f:
             f.write("of cookies that nobody uses")
         shutil.copy(os.path.join(hdfs.BUILT, "classes", "log4j.properties"), os.path.join(self.directory, "httpfs-log4j.properties"))

@@ -66,8 +66,8 @@ class SecureHdfs(Hdfs):
             own[f"{prefix}.kerberos.principal"] = f"{principal}/localhost@{NAME}"
             own[f"{prefix}.kerberos.keytab"] = self.keytab
         own["httpfs.hadoop.authentication.type"] = "kerberos"
-        hadoop = {s.split("=", 1)[0]: s.split("=", 1)[1] for s in self.settings if s.startswith(("hadoop.sec", "dfs.data", "dfs.name"))}
-        gate = HttpFs(directory, self, own, hadoop, self.java)
+        shared = [s.split("=", 1) for s in self.settings if s.startswith(("hadoop.security", "dfs.data", "dfs.name"))]
+        gate = HttpFs(directory, self, own, dict(shared), self.java)
         gate.host = "localhost"
         return gate
 
@@ -117,7 +117,8 @@ def refusals(realm, hdfs):
                     code == 1 and wanted in said and "401" in said and "hdfs://" in said and "\n" not in said.strip(), said)
     hdfs.request("PUT", "/closed", op="MKDIRS", permission="700")
     code, said = tool("storage_commit", "write", hdfs.uri("/closed/x"), *KERBEROS, env=alice)
-    cases.check("what the user must not is refused, by its name", code == 1 and "AccessControl" in said and "user=alice" in said, said)
+    cases.check("what the user must not is refused, by its name",
+                code == 1 and "AccessControl" in said and "user=alice" in said, said)
 
 
 def realm_away(realm, hdfs):
@@ -129,8 +130,8 @@ def realm_away(realm, hdfs):
     cases.check("the KDC is away: who has been here goes on", code == 0, said)
     code, said = commit(hdfs, "read", fresh, [*KERBEROS, "--set", "storage_timeout=3s"])
     cases.check("… and an error names it", code == 1 and "any KDC" in said, said)
-    process = subprocess.Popen([os.path.join(TOOLS, "storage_commit"), "read", hdfs.uri("/commit"), *KERBEROS], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, env=dict(os.environ, **fresh))
+    process = subprocess.Popen([os.path.join(TOOLS, "storage_commit"), "read", hdfs.uri("/commit"), *KERBEROS],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ, **fresh))
     wait_until(lambda: process.poll() is not None, 1.5)
     realm.start()
     said = process.communicate(timeout=120)[0].decode(errors="replace")
@@ -226,8 +227,8 @@ def data_by_ticket(realm, hdfs, job):
     cases.check("data and checkpoints by a ticket: the local digest", result.get("digest") == job.reference(), f"{result} {err}")
     code, out, err = run(["run", *job.arguments(hdfs.uri("/data"), hdfs.uri("/none")), *KERBEROS], job.place.path, timeout=300,
                          env=realm.environment())
-    cases.check("a job without a ticket does not begin, and names the cause", code not in (0, None) and "No credentials" in out + err,
-                f"{code} {out} {err}")
+    cases.check("a job without a ticket does not begin, and names the cause",
+                code not in (0, None) and "No credentials" in out + err, f"{code} {out} {err}")
 
 
 def whole_job(realm, hdfs, job):
@@ -251,6 +252,9 @@ def whole_job(realm, hdfs, job):
     user = {"XDG_CONFIG_HOME": os.path.join(job.place.path, "user")}
     code, out, err = run(["checkpoints", "verify", result.get("checkpoint", "none")], job.place.path, env={**env, **user})
     cases.check("… which `checkpoints verify` finds whole", code == 0, out + err)
+    code, out, err = run(["checkpoints", "ls", hdfs.uri(directory), *KERBEROS], job.place.path, env=env)
+    cases.check("… and `checkpoints ls --set` lists",
+                code == 0 and result.get("checkpoint", "/none").rsplit("/", 1)[1] in out, out + err)
     code, out, err = run(["checkpoints", "ls", hdfs.uri(directory)], job.place.path, env={**realm.environment(), **user})
     cases.check("`checkpoints ls` without a ticket names the cause", code not in (0, None) and "No credentials" in err, out + err)
 
