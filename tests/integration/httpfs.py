@@ -53,7 +53,8 @@ class HttpFs(hdfs.Hdfs):
         self.write("httpfs-site.xml", {**own, **self.settings})
         with open(os.path.join(self.directory, "httpfs-signature.secret"), "w") as f:
             f.write("of cookies that nobody uses")
-        shutil.copy(os.path.join(hdfs.BUILT, "classes", "log4j.properties"), os.path.join(self.directory, "httpfs-log4j.properties"))
+        log4j = os.path.join(hdfs.BUILT, "classes", "log4j.properties")
+        shutil.copy(log4j, os.path.join(self.directory, "httpfs-log4j.properties"))
         places = [f"-Dhttpfs.{what}.dir={self.directory}" for what in ("home", "config", "log", "temp")]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(

@@ -77,8 +77,8 @@ class Realm:
         return os.path.join(self.directory, "clients.conf")
 
     def environment(self, tickets=None, keytab=None):
-        chosen = {"KRB5_CONFIG": self.configuration, "KRB5_TRACE": os.path.join(self.directory, "trace")}
-        chosen["KRB5CCNAME"] = "FILE:" + (tickets or os.path.join(self.directory, "no-tickets"))
+        chosen = {"KRB5_CONFIG": self.configuration,
+                  "KRB5CCNAME": "FILE:" + (tickets or os.path.join(self.directory, "no-tickets"))}
         if keytab:
             chosen["KRB5_CLIENT_KTNAME"] = "FILE:" + keytab
         return chosen

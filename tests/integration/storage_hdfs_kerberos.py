@@ -24,6 +24,7 @@ from hdfs import why_not as why_no_hdfs
 from httpfs import HttpFs, proxy_settings
 from httpfs import why_not as why_no_httpfs
 from kerberos import NAME, Realm
+from webhdfs_faults import Webhdfs
 
 cases = Cases()
 TOOLS = os.path.join(ROOT, os.environ.get("BUILD_DIR", "build"), "integration")
@@ -190,6 +191,16 @@ def over_httpfs(realm, hdfs, place):
         by_token(realm, gate, env)
 
 
+def shown_to_name_nodes_only(realm):
+    """Where a DataNode has a name that the realm knows, it is not sent a ticket all the same."""
+    realm.add("HTTP/127.0.0.1")
+    env = realm.environment(realm.tickets("alice"))
+    with Webhdfs(negotiate=True) as server:
+        code, said = tool("storage_commit", "write", f"hdfs://localhost:{server.port('name')}/new", *KERBEROS, env=env)
+        cases.check("no DataNode sees a ticket", code == 0 and server.shown == 0 and "data CREATE" in " ".join(server.seen),
+                    f"{said} {server.shown} {server.seen}")
+
+
 def no_core(realm, place):
     """A ticket's key is in memory while it is used; the server never answers."""
     reason = why_no_cores()
@@ -211,7 +222,8 @@ def key_changed(realm, hdfs):
     """The NameNode cannot read tickets by the new key: its words are shown. The last case, as it cannot again."""
     realm.run("kadmin.local", "-r", NAME, "cpw", "-randkey", "HTTP/localhost")
     code, said = commit(hdfs, "read", realm.environment(realm.tickets("alice")))
-    cases.check("a ticket that the NameNode cannot read: its words", code == 1 and "403" in said and "Checksum failed" in said, said)
+    cases.check("a ticket that the NameNode cannot read: its words",
+                code == 1 and "403" in said and "Checksum failed" in said, said)
 
 
 # ---- jobs ----
@@ -301,6 +313,7 @@ def main():
         over_httpfs(realm, hdfs, place)
         data_by_ticket(realm, hdfs, job)
         whole_job(realm, hdfs, job)
+        shown_to_name_nodes_only(realm)
         no_core(realm, place)
         key_changed(realm, hdfs)
     cases.end()

@@ -44,6 +44,7 @@ class Webhdfs:
         `negotiate`: the NameNode asks for Kerberos."""
         self.kind, self.authority, self.negotiate = kind, authority, negotiate
         self.files, self.directories, self.ids = {}, {"/"}, {}
+        self.shown = 0          # tickets that a DataNode has seen
         self.last_id = 16385    # no number twice, as that tells whose file it is
         self.lock = threading.Lock()
         self.batch = batch
@@ -188,7 +189,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def check_user(self):
         """A NameNode that wants Kerberos and gets none; DataNodes get a token from it, and must get nothing else."""
-        if self.server.hdfs.negotiate and not self.headers.get("Authorization", "").startswith("Negotiate "):
+        has_ticket = self.headers.get("Authorization", "").startswith("Negotiate ")
+        if self.server.role == "data":
+            self.server.hdfs.shown += has_ticket
+        elif self.server.hdfs.negotiate and not has_ticket:
             self.take_body()
             self.answer(401, b"<html>Error 401 Authentication required</html>")
             raise ConnectionError
