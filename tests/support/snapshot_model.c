@@ -303,7 +303,8 @@ uint32_t snapshot_threads(void)
     for (struct dirent *e; (e = readdir(d)) != NULL;)
         count += e->d_name[0] != '.';
     closedir(d);
-    if (at_first == 0)
+    /* A thread that was joined may still have been listed when they were counted first. */
+    if (at_first == 0 || count < at_first)
         at_first = count;
     return count - at_first;
 }
