@@ -133,15 +133,21 @@ class Place:
         return self.torch.autocast(self.device.type, dtype=kind) if kind else contextlib.nullcontext()
 
 
+def compile_model(torch, model):
+    if not hasattr(torch, "compiler"):
+        raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compiler; 2.1 has")
+    torch.compiler.reset()  # or the ninth model would be left uncompiled, silently
+    return torch.compile(model)
+
+
 def torch_step_ms(torch, o, shape, precision, compiled):
     name, dim = shape.split("_")
     place = Place(torch, o.device)
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.compiler.reset()  # or the ninth model would be left uncompiled, silently
     model, width = torch_model(torch, name, int(dim))
     model = model.to(place.device)
-    forward = torch.compile(model) if compiled else model
+    forward = compile_model(torch, model) if compiled else model
     raw = (torch.rand(o.batch, FIELDS) ** 4 * VOCABULARY).long() + torch.arange(FIELDS) * VOCABULARY
     keys, ids = raw.unique(return_inverse=True)
     host = [place.pinned(t) for t in (torch.randn(len(keys), width) * 0.05, ids.int(), torch.randn(o.batch, DENSE),
